@@ -1,0 +1,11 @@
+"""Hot loops, one public function each; torch forms are the reference."""
+
+from custom_components.kernels.depthwise import depthwise_conv3d, depthwise_conv3d_reference
+from custom_components.kernels.norm import instance_norm_act, instance_norm_act_reference
+
+__all__ = [
+    "depthwise_conv3d",
+    "depthwise_conv3d_reference",
+    "instance_norm_act",
+    "instance_norm_act_reference",
+]

@@ -1,0 +1,104 @@
+"""Depthwise 3-D convolution: one public function, the fast kernel where there is one, torch elsewhere."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from custom_components.kernels.dispatch import fast_cpu
+from custom_components.kernels.threads import run_ranges
+
+__all__ = ["depthwise_conv3d", "depthwise_conv3d_reference"]
+
+
+def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+    """Depthwise correlation with zero padding of k // 2 on each side.
+
+    Args:
+        x: (N, C, Z, Y, X).
+        weight: (C, 1, kz, ky, kx), odd sizes.
+        bias: (C,).
+        stride: along z, y, x.
+
+    Returns:
+        (N, C, ceil(Z/sz), ceil(Y/sy), ceil(X/sx)), same dtype and device.
+    """
+    if fast_cpu(x, weight):
+        return torch.ops.u2net.depthwise_conv3d(x, weight, bias, list(stride))
+    return depthwise_conv3d_reference(x, weight, bias, stride)
+
+
+def depthwise_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+    """`depthwise_conv3d` in plain torch: the reference, and what TorchScript and ONNX export."""
+    padding = [weight.shape[2] // 2, weight.shape[3] // 2, weight.shape[4] // 2]
+    return F.conv3d(x, weight, bias, list(stride), padding, [1, 1, 1], weight.shape[0])
+
+
+def _volumes(x: Tensor):  # type: ignore[no-untyped-def]
+    """(N, C, Z, Y, X) tensor as an (N·C, Z, Y, X) array over the same memory where it is contiguous."""
+    return x.detach().contiguous().flatten(0, 1).numpy()
+
+
+@torch.library.custom_op("u2net::depthwise_conv3d", mutates_args=(), device_types="cpu")
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
+    from custom_components.kernels import depthwise_numba as kernel
+
+    out = _output(x, stride)
+    source, target, filters = _volumes(x), out.flatten(0, 1).numpy(), _volumes(weight)
+    offset = bias.detach().contiguous().numpy()
+    steps = tuple(stride)
+    run_ranges(lambda a, b: kernel.forward_range(source, filters, offset, steps, target, a, b), source.shape[0])
+    return out
+
+
+@_forward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
+    return _output(x, stride)
+
+
+@torch.library.custom_op("u2net::depthwise_conv3d_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from custom_components.kernels import depthwise_numba as kernel
+
+    n, c = x.shape[:2]
+    g, source, filters = _volumes(gradient), _volumes(x), _volumes(weight)
+    steps = tuple(stride)
+    per_sample = torch.empty((n * c, *weight.shape[2:]), dtype=x.dtype)
+    weights = per_sample.numpy()
+    run_ranges(lambda a, b: kernel.weight_gradient_range(source, g, steps, weights, a, b), n * c)
+    grad_x = torch.empty(x.shape if needs_input else (0,), dtype=x.dtype)
+    if needs_input:
+        target = grad_x.flatten(0, 1).numpy()
+        run_ranges(lambda a, b: kernel.input_gradient_range(g, filters, steps, target, a, b), n * c)
+    grad_weight = per_sample.view(n, c, *weight.shape[2:]).sum(0).unsqueeze(1)
+    return grad_x, grad_weight, gradient.sum((0, 2, 3, 4))
+
+
+@_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = torch.empty_like(x) if needs_input else x.new_empty((0,))
+    return grad_x, torch.empty_like(weight), weight.new_empty(weight.shape[0])
+
+
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, _, stride = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.stride = stride
+
+
+def _gradients(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+    x, weight = ctx.saved_tensors
+    needs_input = ctx.needs_input_grad[0]
+    grad_x, grad_weight, grad_bias = torch.ops.u2net.depthwise_conv3d_backward(gradient, x, weight, ctx.stride, needs_input)
+    return (grad_x if needs_input else None), grad_weight, grad_bias, None
+
+
+_forward.register_autograd(_gradients, setup_context=_setup)
+
+
+def _output(x: Tensor, stride: list[int]) -> Tensor:
+    size = [-(-n // s) for n, s in zip(x.shape[2:], stride, strict=True)]
+    return x.new_empty((*x.shape[:2], *size))
