@@ -58,9 +58,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
 
 
 @torch.library.custom_op("u2net::depthwise_conv3d_backward", mutates_args=(), device_types="cpu")
-def _backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
     from custom_components.kernels import depthwise_numba as kernel
 
     n, c = x.shape[:2]

@@ -1,0 +1,5 @@
+"""The network: a shared trunk, and one adapter per domain."""
+
+from custom_components.networks.u2net import U2Net
+
+__all__ = ["U2Net"]

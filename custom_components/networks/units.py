@@ -1,0 +1,119 @@
+"""Convolution units: the four ways in which a domain adapts the trunk.
+
+A unit is made of two parts with one owner each: the trunk's (a convolution across channels) and the domain's (its
+adapter). The unit wires them; it owns no parameter of its own. `UNITS` maps an adapter's name to its class.
+
+====================  ==============================================================  ==========================
+adapter               unit(x)                                                         source
+====================  ==============================================================  ==========================
+``separable``         IN(pointwise(act(IN(depthwise(x)))))                            Huang et al., 2019
+``series``            IN(y + conv1(IN(y))), y = conv(x)                               Rebuffi et al., 2017
+``parallel``          IN(conv(x) + conv1(x))                                          Rebuffi et al., 2018
+``none``              IN(conv(x))                                                     Çiçek et al., 2016
+====================  ==============================================================  ==========================
+
+pointwise and conv belong to the trunk, everything else to the domain. Each unit ends in act where ``act`` is set;
+an encoder's residual unit leaves it to its block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from custom_components.networks.layers import DepthwiseConv3d, InstanceNormAct, PointwiseConv3d, Size3, convolution
+
+__all__ = ["UNITS", "DenseUnit", "ParallelUnit", "SeparableUnit", "SeriesUnit"]
+
+
+class SeparableUnit(nn.Module):
+    """The domain filters in space, the trunk across channels."""
+
+    separable = True
+
+    @staticmethod
+    def trunk_part(in_channels: int, out_channels: int, kernel_size: Size3) -> nn.Module:
+        return PointwiseConv3d(in_channels, out_channels)
+
+    @staticmethod
+    def domain_part(
+        in_channels: int, out_channels: int, kernel_size: Size3, act: bool, stride: Size3 = (1, 1, 1)
+    ) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "depthwise": DepthwiseConv3d(in_channels, kernel_size, stride),
+                "norm_in": InstanceNormAct(in_channels, act=True),
+                "norm": InstanceNormAct(out_channels, act=act),
+            }
+        )
+
+    def __init__(self, trunk: Any, domain: Any) -> None:
+        super().__init__()
+        self.depthwise, self.norm_in, self.pointwise, self.norm = domain["depthwise"], domain["norm_in"], trunk, domain["norm"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.pointwise(self.norm_in(self.depthwise(x))))
+
+
+class DenseUnit(nn.Module):
+    """No adapter: the domain owns the norm only."""
+
+    separable = False
+
+    @staticmethod
+    def trunk_part(in_channels: int, out_channels: int, kernel_size: Size3) -> nn.Module:
+        return convolution(in_channels, out_channels, kernel_size)
+
+    @staticmethod
+    def domain_part(in_channels: int, out_channels: int, kernel_size: Size3, act: bool) -> nn.ModuleDict:
+        return nn.ModuleDict({"norm": InstanceNormAct(out_channels, act=act)})
+
+    def __init__(self, trunk: Any, domain: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = trunk, domain["norm"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class SeriesUnit(DenseUnit):
+    """A 1×1×1 filter of the domain after the trunk's convolution, with a residual."""
+
+    @staticmethod
+    def domain_part(in_channels: int, out_channels: int, kernel_size: Size3, act: bool) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "adapter_norm": InstanceNormAct(out_channels, act=False),
+                "adapter": PointwiseConv3d(out_channels, out_channels),
+                "norm": InstanceNormAct(out_channels, act=act),
+            }
+        )
+
+    def __init__(self, trunk: Any, domain: Any) -> None:
+        super().__init__(trunk, domain)
+        self.adapter_norm, self.adapter = domain["adapter_norm"], domain["adapter"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y + self.adapter(self.adapter_norm(y)))
+
+
+class ParallelUnit(DenseUnit):
+    """A 1×1×1 filter of the domain beside the trunk's convolution."""
+
+    @staticmethod
+    def domain_part(in_channels: int, out_channels: int, kernel_size: Size3, act: bool) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {"adapter": PointwiseConv3d(in_channels, out_channels), "norm": InstanceNormAct(out_channels, act=act)}
+        )
+
+    def __init__(self, trunk: Any, domain: Any) -> None:
+        super().__init__(trunk, domain)
+        self.adapter = domain["adapter"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x) + self.adapter(x))
+
+
+UNITS: dict[str, Any] = {"separable": SeparableUnit, "series": SeriesUnit, "parallel": ParallelUnit, "none": DenseUnit}
