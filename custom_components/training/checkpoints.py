@@ -1,0 +1,166 @@
+"""Checkpoints that a training continues from exactly, and the best weights as a plain state dict."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite import distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from custom_components.data.writing import atomic_path
+from custom_components.errors import InputError
+
+__all__ = ["BestWeights", "Resume", "load_weights"]
+
+logger = logging.getLogger(__name__)
+
+
+class Resume:
+    """Write the state of a training after every epoch, and continue from it.
+
+    The file holds weights, optimizer, schedule, epoch and best score. Random states are not in it: every random number
+    of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`). List it last in the trainer's
+    handlers, so that what it saves is the state at the end of the epoch.
+
+    Args:
+        path: the checkpoint. Written under a temporary name and then renamed: a kill leaves the previous one.
+        objects: what to save and restore, by name; each has ``state_dict`` and ``load_state_dict``.
+        settings: what a continued training must have in common with the stopped one.
+        evaluator: the validation engine, whose best score is kept.
+        resume: continue from ``path`` if it is there; otherwise start anew and replace it.
+        interval: epochs between checkpoints; the last epoch is always written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        evaluator: Engine | None = None,
+        resume: bool = True,
+        interval: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.settings = dict(settings)
+        self.evaluator = evaluator
+        self.resume = resume
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Restore the state if there is one.
+
+        Raises:
+            InputError: the checkpoint is unreadable, or is of a training with other settings.
+        """
+        if not (self.resume and self.path.is_file()):
+            return
+        advice = "give --resume false to start anew, or another --ckpt_dir"
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            saved = state["settings"]
+        except Exception as error:  # torch, pickle and zip raise many kinds for a damaged file
+            raise InputError(f"{self.path}: is no checkpoint of this program ({error}); {advice}") from error
+        differing = [k for k in sorted({*saved, *self.settings}) if saved.get(k) != self.settings.get(k)]
+        if differing:
+            what = ", ".join(f"{k} {saved.get(k)} there, {self.settings.get(k)} here" for k in differing)
+            raise InputError(f"{self.path}: belongs to a training with other settings ({what}); {advice}")
+        try:
+            for name, target in self.objects.items():
+                _plain(target).load_state_dict(state["objects"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(f"{self.path}: does not fit this training ({error}); {advice}") from error
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+        logger.info("%s: continues after epoch %d of %s", self.path, engine.state.epoch, engine.state.max_epochs)
+
+    def save(self, engine: Engine) -> None:
+        last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs
+        if idist.get_rank() != 0 or (engine.state.epoch % self.interval and not last):
+            return
+        best = self.evaluator.state if self.evaluator is not None else None
+        scaler = getattr(engine, "scaler", None)
+        state = {
+            "settings": self.settings,
+            "objects": {name: _plain(target).state_dict() for name, target in self.objects.items()},
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best_metric": float(best.best_metric) if best else None,
+            "best_metric_epoch": int(best.best_metric_epoch) if best else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        _save(state, self.path)
+
+
+class BestWeights:
+    """Save the network as a plain state dict whenever the evaluator it is attached to has a new best score.
+
+    Args:
+        path: the file; loads with ``weights_only=True``. Weights that were there before this training are kept beside
+            it, once, as ``<name>.before_training``.
+        network: the network; the wrapper of a distributed one is taken off.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() != 0 or engine.state.best_metric_epoch != engine.state.epoch:
+            return
+        kept = self.path.with_name(self.path.name + ".before_training")
+        if self.path.is_file() and not kept.exists():
+            shutil.copy2(self.path, kept)
+        _save(_plain(self.network).state_dict(), self.path)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load a plain state dict strictly, on the CPU or where the network is.
+
+    Args:
+        network: changed in place.
+        path: a file made by `BestWeights`.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: the file is absent or damaged, or its weights do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; train first, or give the folder of the weights with --ckpt_dir")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        _plain(network).load_state_dict(state, strict=True)
+    except Exception as error:  # torch, pickle and zip raise many kinds for a damaged file
+        raise InputError(f"{path}: these weights do not fit the network ({error})") from error
+    return network
+
+
+def _plain(target: Any) -> Any:
+    return target.module if isinstance(target, DistributedDataParallel) else target
+
+
+def _save(state: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
