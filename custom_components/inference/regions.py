@@ -118,9 +118,7 @@ def cut(image: MetaTensor, window: Window) -> MetaTensor:
     moved = from_matvec(affine[:3, :3], apply_affine(affine, start))
     values = image.as_tensor()[(slice(None), *window)].clone()
     kept: dict[Any, Any] = {
-        key: image.meta[key]
-        for key in ("filename_or_obj", MetaKeys.SPACE, MetaKeys.ORIGINAL_CHANNEL_DIM)
-        if key in image.meta
+        key: image.meta[key] for key in ("filename_or_obj", MetaKeys.SPACE, MetaKeys.ORIGINAL_CHANNEL_DIM) if key in image.meta
     }
     kept[MetaKeys.ORIGINAL_AFFINE] = moved.copy()
     kept[MetaKeys.SPATIAL_SHAPE] = np.asarray(values.shape[1:])

@@ -87,9 +87,11 @@ def test_an_oblique_window_covers_its_box_and_no_layer_more(
     corners = np.asarray(offset) + (np.array(list(itertools.product((-0.5, 0.5), repeat=3)))) * size
     index = apply_affine(np.linalg.inv(affine), np.concatenate([points, corners]))
     first, last = (np.array([getattr(s, end) for s in window]) for end in ("start", "stop"))
-    assert (index > first - 0.5 - 1e-3).all() and (index < last - 0.5 + 1e-3).all()
+    assert (index > first - 0.5 - 1e-3).all()
+    assert (index < last - 0.5 + 1e-3).all()
     # The outermost layers touch the box: one voxel less on any side would miss a corner.
-    assert (index.min(axis=0) < first + 0.5 + 1e-3).all() and (index.max(axis=0) > last - 1.5 - 1e-3).all()
+    assert (index.min(axis=0) < first + 0.5 + 1e-3).all()
+    assert (index.max(axis=0) > last - 1.5 - 1e-3).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -135,8 +137,11 @@ def test_a_cut_keeps_channels_type_and_name_and_forgets_the_whole_images_header(
     volume = torch.arange(2 * 6 * 7 * 8, dtype=torch.int16).reshape(2, 6, 7, 8)
     image = MetaTensor(volume, affine=torch.eye(4), meta={"filename_or_obj": "a.nii", "srow_x": 1})
     piece = cut(image, (slice(1, 4), slice(2, 6), slice(0, 8)))
-    assert piece.dtype == torch.int16 and piece.shape == (2, 3, 4, 8)
-    assert piece.meta["filename_or_obj"] == "a.nii" and "srow_x" not in piece.meta and not piece.applied_operations
+    assert piece.dtype == torch.int16
+    assert piece.shape == (2, 3, 4, 8)
+    assert piece.meta["filename_or_obj"] == "a.nii"
+    assert "srow_x" not in piece.meta
+    assert not piece.applied_operations
     piece += 1
     assert torch.equal(image.as_tensor(), torch.arange(2 * 6 * 7 * 8, dtype=torch.int16).reshape(2, 6, 7, 8))
 
