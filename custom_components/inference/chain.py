@@ -1,0 +1,56 @@
+"""The steps before and after the network, as ``configs/inference.json`` of a bundle has them.
+
+Array order within the chain is z, y, x (axes ``SAR``). A test holds both versions together.
+"""
+
+from __future__ import annotations
+
+from monai.transforms import Compose, CropForegroundd, EnsureTyped, Invertd, Orientationd, Spacingd
+
+from custom_components.domain import Domain
+from custom_components.transforms import CheckImaged, ClipAndStandardized, KeepComponentsd, LargestClassd, nonzero
+
+__all__ = ["AXES", "postprocessing", "preprocessing"]
+
+AXES = "SAR"  # z towards superior, y anterior, x right
+WORLD = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+def preprocessing(domain: Domain, keys: str = "image") -> Compose:
+    """From an image as read to network input; every geometric step can be inverted.
+
+    Args:
+        domain: what spacing, margin and intensities to use.
+        keys: the image, (C, X, Y, Z), a `MetaTensor` (see `custom_components.data.read_image`).
+    """
+    return Compose(
+        [
+            CheckImaged(keys, channels=domain.in_channels),
+            Orientationd(keys, axcodes=AXES, labels=WORLD),
+            # The box ends at the image (allow_smaller): padding it with zeros would shift the percentiles.
+            CropForegroundd(
+                keys, source_key=keys, select_fn=nonzero, channel_indices=0, margin=domain.crop_margin, allow_smaller=True
+            ),
+            Spacingd(keys, pixdim=domain.spacing, mode=3),
+            ClipAndStandardized(keys, **domain.intensity.model_dump()),
+            EnsureTyped(keys),
+        ]
+    )
+
+
+def postprocessing(domain: Domain, transform: Compose, keys: str = "pred", orig_keys: str = "image") -> Compose:
+    """From logits (K, Z, Y, X) to a class map (1, X, Y, Z) on the grid that the image had before ``transform``.
+
+    Args:
+        domain: the rules per label.
+        transform: the preprocessing that made the network's input.
+        keys: the logits.
+        orig_keys: the network's input, which carries the trace of ``transform``.
+    """
+    return Compose(
+        [
+            LargestClassd(keys),
+            KeepComponentsd(keys, labels=domain.labels, rules=domain.postprocessing),
+            Invertd(keys, transform=transform, orig_keys=orig_keys, nearest_interp=True, to_tensor=True),
+        ]
+    )

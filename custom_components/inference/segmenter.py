@@ -1,0 +1,155 @@
+"""Segment one image with a bundle's network: no ``$`` expression is evaluated and nothing is unpickled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from custom_components.data import AtomicNiftiWriter, ImagePath, read_image
+from custom_components.domain import Domain
+from custom_components.errors import InputError
+from custom_components.inference.chain import postprocessing, preprocessing
+from custom_components.inference.windows import WindowInferer
+
+__all__ = ["Segmentation", "Segmenter"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label and what is to be said of it.
+
+    Attributes:
+        label: (1, X, Y, Z), uint8, class indices on the image's own grid and axes, with its affine.
+        volumes: class name to mm³, the background left out.
+        seconds: stage (``read``, ``preprocess``, ``network``, ``postprocess``) to seconds.
+    """
+
+    label: MetaTensor
+    volumes: dict[str, float]
+    seconds: dict[str, float] = field(compare=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the label as NIfTI: whole under its name, or not at all.
+
+        Raises:
+            InputError: the name does not end in ``.nii`` or ``.nii.gz``, or the folder cannot be written to.
+        """
+        if not str(path).endswith((".nii", ".nii.gz")):
+            raise InputError(f"{path}: labels are written as NIfTI; choose a name that ends in .nii.gz")
+        affine = self.label.affine.numpy()
+        writer = AtomicNiftiWriter(output_dtype=np.uint8)
+        writer.set_data_array(self.label, channel_dim=0)
+        writer.set_metadata({"affine": affine, "original_affine": affine}, resample=False)
+        writer.write(Path(path))
+
+
+class Segmenter:
+    """A network and its domain, ready to segment images one after another.
+
+    Args:
+        domain: the task.
+        network: (N, C, Z, Y, X) → logits (N, K, Z, Y, X) on patches of the domain's size; moved to the device, set to eval.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; None takes CUDA where there is one.
+        flips: average over mirror images, along the axes that the domain's training mirrors.
+        sw_batch_size: windows per network call.
+
+    Raises:
+        InputError: no such device, or flips for a domain that is not trained with mirror images.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        network: torch.nn.Module,
+        device: str | torch.device | None = None,
+        flips: bool = False,
+        sw_batch_size: int = 1,
+    ) -> None:
+        self.domain = domain
+        self.device = _device(device)
+        self.network = network.to(self.device).eval()
+        mirror = domain.augmentation.mirror
+        axes = mirror.axes if flips and mirror.probability > 0 else ()
+        if flips and not axes:
+            raise InputError(f"{domain.name}: its training mirrors no axis, so flips would only harm; leave them out")
+        self.inferer = WindowInferer(domain.patch_size, sw_batch_size, flip_axes=axes)
+        self.preprocessing = preprocessing(domain)
+        self.postprocessing = postprocessing(domain, self.preprocessing)
+
+    @classmethod
+    def from_bundle(cls, bundle_dir: str | Path, device: str | torch.device | None = None, flips: bool = False) -> Segmenter:
+        """Read a bundle's ``configs/domain.json`` and its safetensors in ``models``.
+
+        Raises:
+            InputError: the folder is no bundle, its domain or weights are missing or do not fit, or see the constructor.
+        """
+        from custom_components.weights import load_network  # builds networks: not needed with a network at hand
+
+        bundle = Path(bundle_dir)
+        if not bundle.is_dir():
+            raise InputError(f"{bundle}: is no folder; give a bundle's, such as bundles/hippocampus_mri_segmentation")
+        domain = Domain.from_file(bundle / "configs" / "domain.json")
+        return cls(domain, load_network(bundle / "models", domain).select(domain.name), device, flips)
+
+    @torch.no_grad()
+    def segment(self, image: ImagePath | MetaTensor) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: what `custom_components.data.read_image` takes, or (C, X, Y, Z) with an affine (RAS, mm).
+
+        Raises:
+            InputError: the image cannot be read or used; see `read_image`.
+        """
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "read"):
+            if isinstance(image, torch.Tensor):
+                if not isinstance(image, MetaTensor):
+                    raise InputError("image: a plain tensor has no geometry; give a MetaTensor with its affine, or a file")
+                source = image
+            else:
+                source = read_image(image, self.domain.in_channels)
+        with _timed(seconds, "preprocess"):
+            # A trace from earlier transforms is the caller's: only this chain's steps are to be undone.
+            item = self.preprocessing({"image": MetaTensor(source.as_tensor(), meta=source.meta)})
+        with _timed(seconds, "network"):
+            logits = self.inferer(item["image"][None].to(self.device), self.network)
+            logits = logits[0].cpu()
+        with _timed(seconds, "postprocess"):
+            label = self.postprocessing({**item, "pred": logits})["pred"].as_tensor().round().to(torch.uint8)
+        if label.shape[1:] != source.shape[1:]:
+            raise RuntimeError(f"label of shape {tuple(label.shape[1:])} for an image of {tuple(source.shape[1:])}")
+        # Equal to what the inversion gives up to rounding; so it is equal to the last digit.
+        kept = {key: source.meta[key] for key in ("filename_or_obj", "space") if key in source.meta}
+        result = MetaTensor(label, affine=source.affine, meta=kept)
+        return Segmentation(result, self._volumes(result), seconds)
+
+    def _volumes(self, label: MetaTensor) -> dict[str, float]:
+        voxel = abs(float(np.linalg.det(label.affine.numpy()[:3, :3])))
+        counts = torch.bincount(label.as_tensor().flatten(), minlength=self.domain.out_channels)
+        return {name: int(counts[self.domain.labels[name]]) * voxel for name in self.domain.classes}
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"device '{device}' is not there; choose cpu, or cuda where torch is built for it and sees a GPU") from None
+    return chosen
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

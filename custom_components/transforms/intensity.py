@@ -1,0 +1,105 @@
+"""Raw intensities → network input: floor, percentile clip, z-score (`custom_components.domain.IntensityRule`)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type, convert_to_numpy
+
+from custom_components.errors import InputError
+
+__all__ = ["ClipAndStandardize", "ClipAndStandardized"]
+
+STATISTICS = ("positive", "nonzero", "all")
+
+
+class ClipAndStandardize(Transform):
+    """Every channel by itself: values below the floor become the floor, then the percentile clip, then the z-score.
+
+    The percentiles are those of all voxels of the channel after the floor, with linear interpolation (numpy's default).
+    Mean and (population) standard deviation are those of the chosen voxels after the clip; all voxels are standardised.
+
+    Args:
+        floor: values below it are set to it; None leaves them.
+        percentiles: lower and upper percentile, in percent, to clip to; None does not clip.
+        statistics: which voxels give mean and standard deviation: ``positive`` (> 0), ``nonzero`` or ``all``.
+
+    Raises:
+        ValueError: ``statistics`` is none of the three, or the percentiles are not two rising numbers in 0 … 100.
+    """
+
+    def __init__(self, floor: float | None, percentiles: Sequence[float] | None, statistics: str) -> None:
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics '{statistics}': must be one of {', '.join(STATISTICS)}")
+        if percentiles is not None and not (len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100):
+            raise ValueError(f"percentiles {tuple(percentiles)}: must be a lower and an upper one between 0 and 100")
+        self.floor = floor
+        self.percentiles = None if percentiles is None else tuple(percentiles)
+        self.statistics = statistics
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            image: (C, Z, Y, X), any real type.
+
+        Returns:
+            New float32 tensor of the same shape, with the image's metadata: mean 0, standard deviation 1 over the chosen voxels.
+
+        Raises:
+            InputError: a channel has no voxel to take the statistics from, or these are all equal.
+        """
+        name = str(image.meta.get("filename_or_obj", "image")) if isinstance(image, MetaTensor) else "image"
+        channels = convert_to_numpy(image).astype(np.float32)  # a copy: the input stays
+        for index, channel in enumerate(channels):
+            self._standardize(channel, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
+        return convert_to_dst_type(channels, image, dtype=torch.float32)[0]
+
+    def _standardize(self, channel: np.ndarray, name: str) -> None:
+        """One channel, in place."""
+        if self.floor is not None:
+            np.maximum(channel, self.floor, out=channel)
+        if self.percentiles is not None:
+            low, high = np.percentile(channel, self.percentiles)
+            np.clip(channel, low, high, out=channel)
+        if self.statistics == "positive":
+            chosen = channel[channel > 0]
+        elif self.statistics == "nonzero":
+            chosen = channel[channel != 0]
+        else:
+            chosen = channel
+        if chosen.size == 0:
+            raise InputError(f"{name}: has no {self.statistics} voxel to standardise its intensities by; check the image")
+        # float64, since the float32 sum of a CT's 10⁸ voxels loses digits.
+        mean, deviation = chosen.mean(dtype=np.float64), chosen.std(dtype=np.float64)
+        if deviation <= 1e-6 * max(1.0, abs(mean)):
+            between = "" if self.percentiles is None else " between its percentiles {:g} and {:g}".format(*self.percentiles)
+            raise InputError(f"{name}: all intensities{between} are equal, so there is nothing to see in it; check the image")
+        channel -= np.float32(mean)
+        channel /= np.float32(deviation)
+
+
+class ClipAndStandardized(MapTransform):
+    """Dictionary version of `ClipAndStandardize`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        floor: float | None,
+        percentiles: Sequence[float] | None,
+        statistics: str,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = ClipAndStandardize(floor, percentiles, statistics)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform(result[key])
+        return result
