@@ -59,7 +59,7 @@ def check_image(image: torch.Tensor, name: str, channels: int | None = None) -> 
         raise InputError(f"{name}: is 2-D ({size} voxels); give a 3-D volume (for DICOM, the folder of the whole series)")
     if len(shape) != 4:
         raise InputError(
-            f"{name}: has {len(shape) - 1} axes beside the channels; give a 3-D volume, or a 4-D one whose last axis is the channels"
+            f"{name}: has {len(shape) - 1} axes beside the channels; give a 3-D volume, or a 4-D one with the channels last"
         )
     if channels is not None and shape[0] != channels:
         raise InputError(
@@ -131,7 +131,7 @@ def check_same_grid(
     apart = np.linalg.norm((corners @ difference.T)[:, :3], axis=1)
     if not apart.max() <= SAME_GRID_WITHIN * spacing_of(of_affine).min():  # 'not <=' so that NaN fails
         raise InputError(
-            f"{name}: lies up to {apart.max():.3g} mm away from {of} (other origin, spacing or directions); both must be on one grid"
+            f"{name}: lies up to {apart.max():.3g} mm from {of} (origin, spacing or directions differ); both must be on one grid"
         )
 
 

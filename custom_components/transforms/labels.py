@@ -54,28 +54,23 @@ class MapLabels(Transform):
         """
         name = str(label.meta.get("filename_or_obj", "label")) if isinstance(label, MetaTensor) else "label"
         values = label.as_tensor() if isinstance(label, MetaTensor) else label
-        found, counts = torch.unique(values, return_counts=True)
-        whole = found.double().round()
-        if not ((found.double() - whole).abs() <= 1e-3).all():  # '<=' is False for NaN
-            raise InputError(f"{name}: holds values that are no whole numbers (interpolated, or no label map); give it as drawn")
-        # The file's scale factor can leave 0.99999 for 1: from here on the values are whole.
-        mapped = values.double().round()
+        found, where, counts = _distinct(values, name)
+        targets = torch.zeros_like(found)
         strays: dict[int, int] = {}
-        for value, count in zip(whole.long().tolist(), counts.tolist(), strict=True):
+        for index, (value, count) in enumerate(zip(found.tolist(), counts.tolist(), strict=True)):
             if value in self.merges:
-                mapped[(values.double() - value).abs() <= 1e-3] = self.merges[value]
-            elif value not in self.classes:
-                strays[value] = strays.get(value, 0) + count
-                mapped[(values.double() - value).abs() <= 1e-3] = 0
+                targets[index] = self.merges[value]
+            elif value in self.classes:
+                targets[index] = value
+            else:
+                strays[value] = count
         if strays:
             listed = ", ".join(f"{value} ({count} voxel{'s' * (count != 1)})" for value, count in strays.items())
             if self.stray == "refuse":
                 allowed = ", ".join(str(v) for v in sorted({*self.classes, *self.merges}))
-                raise InputError(
-                    f"{name}: label value {listed} is outside the domain ({allowed}); correct the label, or let the domain clean it"
-                )
+                raise InputError(f"{name}: label value {listed} is outside the domain ({allowed}); correct the label map")
             warnings.warn(f"{name}: stray label value {listed} set to background", stacklevel=2)
-        result = mapped.to(values.dtype)
+        result = targets[where].to(values.dtype)
         if isinstance(label, MetaTensor):
             return MetaTensor(result, meta=label.meta, applied_operations=label.applied_operations)
         return result
@@ -100,3 +95,21 @@ class MapLabelsd(MapTransform):
         for key in self.key_iterator(result):
             result[key] = self.map(result[key])
         return result
+
+
+def _distinct(values: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The whole numbers in a label, where each is (index into them, per voxel) and how many voxels it has.
+
+    A file's scale factor can leave 0.99999 for 1, so values are rounded; more than 1e-3 off is no label.
+    """
+    whole = values.double().round()
+    if not ((values.double() - whole).abs() <= 1e-3).all():  # '<=' is False for NaN, and for inf - inf
+        raise InputError(f"{name}: holds values that are no whole numbers (interpolated, or no label map); give it as drawn")
+    numbers = whole.long()
+    low, high = (int(v) for v in torch.aminmax(numbers)) if numbers.numel() else (0, 0)
+    if high - low > 1 << 20:  # too wide to count in a table, and then no label map anyone drew
+        return torch.unique(numbers, return_inverse=True, return_counts=True)
+    counts = torch.bincount((numbers - low).flatten())
+    found = counts.nonzero().flatten()
+    rank = torch.cumsum(counts > 0, 0) - 1
+    return found + low, rank[numbers - low], counts[found]
