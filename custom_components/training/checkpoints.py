@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from ignite import distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,7 +44,7 @@ class Resume:
         path: str | Path,
         objects: Mapping[str, Any],
         settings: Mapping[str, Any],
-        evaluator: Engine | None = None,
+        evaluator: Workflow | None = None,
         resume: bool = True,
         interval: int = 1,
     ) -> None:
@@ -54,11 +55,11 @@ class Resume:
         self.resume = resume
         self.interval = interval
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
-    def load(self, engine: Engine) -> None:
+    def load(self, engine: Workflow) -> None:
         """Restore the state if there is one.
 
         Raises:
@@ -90,7 +91,7 @@ class Resume:
             scaler.load_state_dict(state["scaler"])
         logger.info("%s: continues after epoch %d of %s", self.path, engine.state.epoch, engine.state.max_epochs)
 
-    def save(self, engine: Engine) -> None:
+    def save(self, engine: Workflow) -> None:
         last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs
         if idist.get_rank() != 0 or (engine.state.epoch % self.interval and not last):
             return
@@ -121,10 +122,10 @@ class BestWeights:
         self.path = Path(path)
         self.network = network
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         if idist.get_rank() != 0 or engine.state.best_metric_epoch != engine.state.epoch:
             return
         kept = self.path.with_name(self.path.name + ".before_training")

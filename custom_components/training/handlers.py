@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -26,13 +27,13 @@ class EpochSeed:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         value = int(np.random.SeedSequence((self.seed, engine.state.epoch)).generate_state(1)[0])
         random.seed(value)
-        np.random.seed(value)
+        np.random.seed(value)  # noqa: NPY002 (libraries draw from the global state)
         torch.manual_seed(value)
 
 
@@ -41,17 +42,19 @@ class ClipGradients:
 
     Args:
         network: whose gradients.
-        max_norm: Euclidean norm over all parameters.
+        max_norm: Euclidean norm over all parameters; None leaves the gradients.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float) -> None:
+    def __init__(self, network: nn.Module, max_norm: float | None) -> None:
         self.network = network
         self.max_norm = max_norm
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
+        if self.max_norm is None:
+            return
         if getattr(engine, "scaler", None) is not None:
             engine.scaler.unscale_(engine.optimizer)  # else the norm is that of the scaled loss
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
@@ -77,7 +80,7 @@ class PlateauOfAverage(ReduceLROnPlateau):
         self.window = window
         super().__init__(optimizer, factor=factor, patience=patience, threshold=threshold, threshold_mode="abs")
 
-    def step(self, metrics: Any, epoch: int | None = None) -> None:
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         recent = deque([*self.values, float(metrics)], maxlen=self.window)
         self.values = list(recent)
         super().step(sum(recent) / len(recent))
@@ -95,7 +98,7 @@ class Progress:
         self.loss = loss
         self.bar = ProgressBar(desc=description, disable=None)
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         self.bar.attach(engine, output_transform=_loss if self.loss else None)
 
 

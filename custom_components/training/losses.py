@@ -35,13 +35,15 @@ def lovasz_softmax(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
     """Mean over voxels of -(1 - p)^gamma log p, p the softmax of the true class (Lin et al., ICCV 2017, eq. 4).
 
+    As in the original, the factor (1 - p)^gamma is a weight: no gradient goes through it.
+
     Args:
         logits: (N, K, ...).
         target: (N, ...), class indices.
         gamma: focusing exponent.
     """
     log_p = F.log_softmax(logits, 1).gather(1, target.long().unsqueeze(1))
-    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+    return -((1 - log_p.detach().exp()) ** gamma * log_p).mean()
 
 
 class FocalLovaszLoss(nn.Module):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite import distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from PIL import Image
 
 from custom_components.data.writing import atomic_path
@@ -32,21 +33,21 @@ class Overlays:
         self.cases = cases
         self._drawn: dict[str, np.ndarray] = {}
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
-    def draw(self, engine: Engine) -> None:
+    def draw(self, engine: Workflow) -> None:
         if idist.get_rank() != 0:
             return
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             if len(self._drawn) == self.cases:
                 return
             case = str(batch.get("case", f"case_{len(self._drawn)}"))
-            arrays = (np.asarray(torch.as_tensor(output[key])[0].cpu()) for key in ("image", "label", "pred"))
-            self._drawn[case] = overlay(*arrays, self.classes, case)
+            image, label, pred = (np.asarray(torch.as_tensor(output[key])[0].cpu()) for key in ("image", "label", "pred"))
+            self._drawn[case] = overlay(image, label, pred, self.classes, case)
 
-    def write(self, engine: Engine) -> None:
+    def write(self, engine: Workflow) -> None:
         if not self._drawn:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training draws

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ignite import distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
+from monai.engines.workflow import Workflow
 
 from custom_components.data.writing import atomic_path
 from custom_components.training.facts import run_facts
@@ -36,7 +37,8 @@ class CaseScores:
         name: of the files.
         metrics: which of `custom_components.training.metrics.METRICS`.
         tolerance: of the surface Dice, mm.
-        data: what was scored, for the file: a folder.
+        data: the folder that was scored; the file names its last part.
+        facts: more to say in the file about how the scores came about.
     """
 
     def __init__(
@@ -47,34 +49,34 @@ class CaseScores:
         metrics: Sequence[str] = METRICS,
         tolerance: float = 1.0,
         data: str | Path | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.output_dir = output_dir
         self.name = name
         self.metrics = tuple(metrics)
         self.tolerance = tolerance
-        self.data = data
+        self.facts = {"data": _folder(data), "tolerance_mm": tolerance, **(facts or {})}
         self.cases: Scores = {}
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
-    def clear(self, engine: Engine) -> None:
+    def clear(self, engine: Workflow) -> None:
         self.cases = {}
 
-    def score(self, engine: Engine) -> None:
+    def score(self, engine: Workflow) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             pred, label = output["pred"], output["label"]
             if not isinstance(label, MetaTensor):
                 raise TypeError("the label carries no geometry: its spacing is unknown")
             case = str(batch.get("case", f"case {len(self.cases)}"))
-            self.cases[case] = score_case(
-                pred[0].cpu(), label[0].cpu(), affine_to_spacing(label.affine).tolist(), self.classes, self.tolerance, self.metrics
-            )
+            spacing = affine_to_spacing(label.affine).tolist()
+            self.cases[case] = score_case(pred[0].cpu(), label[0].cpu(), spacing, self.classes, self.tolerance, self.metrics)
 
-    def finish(self, engine: Engine) -> None:
+    def finish(self, engine: Workflow) -> None:
         if idist.get_world_size() > 1:
             gathered: list[Scores] = idist.all_gather(self.cases)  # type: ignore[arg-type, assignment]
             self.cases = {case: scores for part in gathered for case, scores in part.items()}
@@ -84,7 +86,7 @@ class CaseScores:
                 if name != "mean" and statistics["mean"] is not None:
                     engine.state.metrics[f"{name}_{metric}"] = statistics["mean"]
         if self.output_dir is not None and idist.get_rank() == 0:
-            write_scores(self.cases, self.output_dir, self.name, {"data": _folder(self.data), "tolerance_mm": self.tolerance})
+            write_scores(self.cases, self.output_dir, self.name, self.facts)
 
 
 def write_scores(cases: Scores, output_dir: str | Path, name: str = "scores", facts: Mapping[str, Any] | None = None) -> Path:

@@ -94,7 +94,7 @@ class RandPatchd(MapTransform, Randomizable):
             matrix = np.diag(1 / self.spacing) @ _rotation(angles) @ np.diag(self.spacing)
             turned = True
         if self.R.random_sample() < self.scale_probability:
-            matrix = matrix * self.R.uniform(*self.scale)
+            matrix = matrix * self.R.uniform(self.scale[0], self.scale[1])
             turned = True
         return Patch(start, self.size, matrix if turned else None)
 
@@ -182,9 +182,7 @@ def _grid_sample(
 
 def _spline(source: torch.Tensor, matrix: np.ndarray, centre: np.ndarray, size: tuple[int, int, int], order: int) -> torch.Tensor:
     offset = centre - matrix @ ((np.asarray(size) - 1) / 2)
-    channels = [
-        ndimage.affine_transform(channel, matrix, offset, size, order=order, mode="constant") for channel in source.float().numpy()
-    ]
+    channels = [ndimage.affine_transform(c, matrix, offset, size, order=order, mode="constant") for c in source.float().numpy()]
     return torch.from_numpy(np.stack(channels)).to(source.dtype)
 
 
