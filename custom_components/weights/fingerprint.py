@@ -34,10 +34,10 @@ def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _little_endian_bytes(tensor: torch.Tensor) -> memoryview:
+def _little_endian_bytes(tensor: torch.Tensor) -> bytes:
     values = tensor.cpu().contiguous().reshape(-1)
     # NumPy knows no bfloat16, so the reinterpretation to bytes is torch's.
     octets = values.view(torch.uint8).numpy() if values.numel() else torch.empty(0, dtype=torch.uint8).numpy()
     if sys.byteorder == "big":
         octets = octets.reshape(-1, values.element_size())[:, ::-1].copy()
-    return memoryview(octets.reshape(-1)).cast("B")
+    return octets.tobytes()
