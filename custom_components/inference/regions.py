@@ -165,7 +165,8 @@ def owned(parts: Sequence[Part], index: int, affine: np.ndarray) -> np.ndarray:
         common = _overlap(part.window, other.window)
         if other_index == index or common is None:
             continue
-        points = apply_affine(affine, np.stack(np.mgrid[common], axis=-1))
+        indices = np.meshgrid(*(np.arange(s.start, s.stop) for s in common), indexing="ij")
+        points = apply_affine(affine, np.stack(indices, axis=-1))
         # Rounded, so that voxels in the plane between the centres are ties in spite of floating point.
         own = np.round(((points - part.region.centre) ** 2).sum(axis=-1), 6)
         theirs = np.round(((points - other.region.centre) ** 2).sum(axis=-1), 6)
