@@ -76,6 +76,40 @@ def _dots(gradient, source, base, length, kernel, pitch_y, pitch_z, out):  # typ
 
 
 @numba.njit(nogil=True, cache=True)
+def _spread(volume, stride, padded, pad, pitch_y, pitch_z):  # type: ignore[no-untyped-def]
+    """Lay a (Z, Y, X) volume into the padded scratch, ``stride`` voxels apart; the gaps stay as they are."""
+    nz, ny, nx = volume.shape
+    sz, sy, sx = stride
+    for z in range(nz):
+        for y in range(ny):
+            start = (z * sz + pad[0]) * pitch_z + (y * sy + pad[1]) * pitch_y + pad[2]
+            row = volume[z, y]  # slices, not index arithmetic, in the inner loops: LLVM vectorises only those
+            if sx == 1:
+                target = padded[start : start + nx]
+                for i in range(nx):
+                    target[i] = row[i]
+            else:
+                for i in range(nx):
+                    padded[start + i * sx] = row[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(plane, stride, out, pitch_y):  # type: ignore[no-untyped-def]
+    """Take every ``stride``-th row and column of a flat plane into ``out`` (Y, X)."""
+    ny, nx = out.shape
+    for y in range(ny):
+        start = y * stride[1] * pitch_y
+        target = out[y]
+        if stride[2] == 1:
+            row = plane[start : start + nx]
+            for i in range(nx):
+                target[i] = row[i]
+        else:
+            for i in range(nx):
+                target[i] = plane[start + i * stride[2]]
+
+
+@numba.njit(nogil=True, cache=True)
 def forward_range(x, weight, bias, stride, out, start, stop):  # type: ignore[no-untyped-def]
     """out = depthwise correlation of x with weight, plus bias, zero padding k // 2.
 
@@ -94,25 +128,13 @@ def forward_range(x, weight, bias, stride, out, start, stop):  # type: ignore[no
     padded = np.zeros(pitch_z * (nz + 2 * pz), np.float32)
     length = pitch_y * (ny - 1) + nx
     plane = np.empty(length, np.float32)
-    sz, sy, sx = stride
     for m in range(start, stop):
         c = m % weight.shape[0]
-        for z in range(nz):
-            for y in range(ny):
-                row = (z + pz) * pitch_z + (y + py) * pitch_y + px
-                for i in range(nx):
-                    padded[row + i] = x[m, z, y, i]
-        for z in range(0, nz, sz):
+        _spread(x[m], (1, 1, 1), padded, (pz, py, px), pitch_y, pitch_z)
+        for z in range(out.shape[1]):
             plane[:] = bias[c]
-            _accumulate(plane, padded, z * pitch_z, length, weight[c], kernel, pitch_y, pitch_z)
-            for y in range(0, ny, sy):
-                row = y * pitch_y
-                if sx == 1:
-                    for i in range(nx):
-                        out[m, z // sz, y // sy, i] = plane[row + i]
-                else:
-                    for i in range(0, nx, sx):
-                        out[m, z // sz, y // sy, i // sx] = plane[row + i]
+            _accumulate(plane, padded, z * stride[0] * pitch_z, length, weight[c], kernel, pitch_y, pitch_z)
+            _gather(plane, stride, out[m, z], pitch_y)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -134,25 +156,17 @@ def input_gradient_range(gradient, weight, stride, out, start, stop):  # type: i
     length = pitch_y * (ny - 1) + nx
     plane = np.empty(length, np.float32)
     flipped = np.empty(kernel, np.float32)
-    sz, sy, sx = stride
     for m in range(start, stop):
         c = m % weight.shape[0]
         for a in range(kernel[0]):
             for b in range(kernel[1]):
                 for d in range(kernel[2]):
                     flipped[a, b, d] = weight[c, kernel[0] - 1 - a, kernel[1] - 1 - b, kernel[2] - 1 - d]
-        for z in range(gradient.shape[1]):
-            for y in range(gradient.shape[2]):
-                row = (z * sz + pz) * pitch_z + (y * sy + py) * pitch_y + px
-                for i in range(gradient.shape[3]):
-                    padded[row + i * sx] = gradient[m, z, y, i]
+        _spread(gradient[m], stride, padded, (pz, py, px), pitch_y, pitch_z)
         for z in range(nz):
             plane[:] = np.float32(0)
             _accumulate(plane, padded, z * pitch_z, length, flipped, kernel, pitch_y, pitch_z)
-            for y in range(ny):
-                row = y * pitch_y
-                for i in range(nx):
-                    out[m, z, y, i] = plane[row + i]
+            _gather(plane, (1, 1, 1), out[m, z], pitch_y)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -173,17 +187,9 @@ def weight_gradient_range(x, gradient, stride, out, start, stop):  # type: ignor
     padded = np.zeros(pitch_z * (nz + 2 * pz), np.float32)
     length = pitch_y * (ny - 1) + nx
     plane = np.zeros(length, np.float32)  # gaps between rows stay zero: they contribute nothing
-    sz, sy, sx = stride
     for m in range(start, stop):
-        for z in range(nz):
-            for y in range(ny):
-                row = (z + pz) * pitch_z + (y + py) * pitch_y + px
-                for i in range(nx):
-                    padded[row + i] = x[m, z, y, i]
+        _spread(x[m], (1, 1, 1), padded, (pz, py, px), pitch_y, pitch_z)
         out[m] = np.float32(0)
         for z in range(gradient.shape[1]):
-            for y in range(gradient.shape[2]):
-                row = y * sy * pitch_y
-                for i in range(gradient.shape[3]):
-                    plane[row + i * sx] = gradient[m, z, y, i]
-            _dots(plane, padded, z * sz * pitch_z, length, kernel, pitch_y, pitch_z, out[m])
+            _spread(gradient[m, z : z + 1], stride, plane, (0, 0, 0), pitch_y, pitch_z)
+            _dots(plane, padded, z * stride[0] * pitch_z, length, kernel, pitch_y, pitch_z, out[m])
