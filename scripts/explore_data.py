@@ -7,11 +7,6 @@ Example:
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from custom_components.data import Dataset, read_dataset
-from custom_components.data.exploration import CaseReport, Row, describe_case, summarise, write_csv
+from custom_components.data.exploration import CaseReport, Row, describe_cases, summarise, write_csv
 from custom_components.errors import InputError
 
 app = typer.Typer(add_completion=False)
@@ -74,30 +69,12 @@ def _measure(dataset: Dataset, jobs: int) -> tuple[list[CaseReport], list[str]]:
     errors: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        for result in progress.track(_results(dataset, jobs), total=len(dataset.cases), description=dataset.task):
+        for result in progress.track(describe_cases(dataset, jobs), total=len(dataset.cases), description=dataset.task):
             if isinstance(result, CaseReport):
                 reports.append(result)
             else:
-                errors.append(result)
+                errors.append(str(result))
     return reports, errors
-
-
-def _results(dataset: Dataset, jobs: int) -> Iterator[CaseReport | str]:
-    measure = partial(_describe_or_say, dataset=dataset)
-    with ExitStack() as stack:
-        if jobs == 1:
-            yield from map(measure, dataset.cases)
-        else:
-            # A fresh interpreter each: forked threads of torch can hang.
-            pool = ProcessPoolExecutor(min(jobs, len(dataset.cases)), multiprocessing.get_context("spawn"))
-            yield from stack.enter_context(pool).map(measure, dataset.cases)
-
-
-def _describe_or_say(case: dict[str, object], dataset: Dataset) -> CaseReport | str:
-    try:
-        return describe_case(case, dataset)
-    except InputError as error:
-        return str(error)
 
 
 def _write(output_dir: Path, explored: list[tuple[Dataset, list[CaseReport]]], tasks: list[Row], picture: bool) -> None:

@@ -177,7 +177,7 @@ def _check_nifti_header(path: Path) -> None:
     _check_spacing(np.asarray(header["pixdim"][1 : 1 + min(max(axes, 0), 3)], dtype=np.float64), str(path))
     try:
         complex_valued = header.get_data_dtype().kind == "c"
-    except nib.spatialimages.HeaderDataError:
+    except (nib.spatialimages.HeaderDataError, KeyError):
         raise InputError(f"{path}: stores a data type that NIfTI does not know; export it again") from None
     if complex_valued:
         raise InputError(f"{path}: holds complex numbers; give the magnitude image")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +21,7 @@ from custom_components.data.reading import read_image, read_label
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 
-__all__ = ["PERCENTILES", "CaseReport", "Row", "Slice", "describe_case", "summarise", "write_csv"]
+__all__ = ["PERCENTILES", "CaseReport", "Row", "Slice", "describe_case", "describe_cases", "summarise", "write_csv"]
 
 Row: TypeAlias = dict[str, Any]
 
@@ -99,6 +102,25 @@ def describe_case(case: Case, dataset: Dataset) -> CaseReport:
     return CaseReport(described, intensities, [{**key, **row} for row in rows], _middle_slice(values[0], label, affine))
 
 
+def describe_cases(dataset: Dataset, jobs: int = 1) -> Iterator[CaseReport | InputError]:
+    """`describe_case` of every case in the order of the list; for a bad case its error, so that the others are done.
+
+    Args:
+        dataset: the task.
+        jobs: cases read at a time, each in a process of its own; with 1, in this one.
+    """
+    measure = partial(_report_or_error, dataset=dataset)
+    if jobs == 1:
+        yield from map(measure, dataset.cases)
+        return
+    # Forked from a server that has done no work yet: torch's threads can hang in a fork of this process, and a fresh
+    # interpreter for each would import everything again.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(jobs, len(dataset.cases)), context) as pool:
+        yield from pool.map(measure, dataset.cases)
+
+
 def summarise(dataset: Dataset, reports: Sequence[CaseReport], bad: int = 0) -> Row:
     """One row for a task: minimum, median and maximum over its cases; the median of each intensity statistic.
 
@@ -141,6 +163,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, fields, restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _report_or_error(case: Case, dataset: Dataset) -> CaseReport | InputError:
+    try:
+        return describe_case(case, dataset)
+    except InputError as error:
+        return error
 
 
 def _statistics(values: np.ndarray) -> Row:

@@ -33,35 +33,37 @@ def draw_dataset(path: Path, dataset: Dataset, reports: Sequence[CaseReport]) ->
 
     figure = Figure(figsize=(16, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 1)
     figure.suptitle(f"{dataset.task}: {len(reports)} cases, {', '.join(dataset.channels) or 'unnamed channels'}")
-    upper, lower = np.ravel(figure.subfigures(2, 1))
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     sizes, spacings, intensities, volumes = upper.subplots(1, 4)
-    for axis in "xyz":
-        sizes.hist([report.case[f"size_{axis}"] for report in reports], bins=20, alpha=0.6, label=axis)
-        spacings.hist([report.case[f"spacing_{axis}"] for report in reports], bins=20, alpha=0.6, label=axis)
-    for region in ("all", "foreground"):
-        medians = [
-            r["p50"]
-            for report in reports
-            for r in report.intensities
-            if r["region"] == region and r["channel"] == 0 and r["voxels"]
-        ]
-        if medians:
-            intensities.hist(medians, bins=20, alpha=0.6, label=region)
-    for value, name in sorted(_classes(dataset, reports).items()):
-        volume = [r["volume_mm3"] / 1000 for report in reports for r in report.labels if r["value"] == value]
-        volumes.hist(volume, bins=20, alpha=0.6, label=name)
-    titles = ("Size, voxels", "Spacing, mm", "Median intensity of a case, first channel", "Volume of a label, cm³")
-    for axes, title in zip((sizes, spacings, intensities, volumes), titles, strict=True):
-        axes.set(title=title, ylabel="cases")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+    cases = [report.case for report in reports]
+    labels = [row for report in reports for row in report.labels]
+    first = [row for report in reports for row in report.intensities if row["channel"] == 0 and row["voxels"]]
+    classes = _classes(dataset, reports)
+    _histograms(sizes, "Size, voxels", {axis: [case[f"size_{axis}"] for case in cases] for axis in "xyz"})
+    _histograms(spacings, "Spacing, mm", {axis: [case[f"spacing_{axis}"] for case in cases] for axis in "xyz"})
+    medians = {region: [row["p50"] for row in first if row["region"] == region] for region in ("all", "foreground")}
+    _histograms(intensities, "Median intensity of a case, first channel", medians)
+    per_class = {name: [r["volume_mm3"] / 1000 for r in labels if r["value"] == value] for value, name in sorted(classes.items())}
+    _histograms(volumes, "Volume of a label, cm³", per_class)
     chosen = sorted({round(i) for i in np.linspace(0, len(reports) - 1, min(SLICES, len(reports)))})
     for axes, index in zip(np.atleast_1d(lower.subplots(1, len(chosen))), chosen, strict=True):
-        _draw_slice(axes, reports[index].middle, max([1, *_classes(dataset, reports)]))
+        _draw_slice(axes, reports[index].middle, max([1, *classes]))
         axes.set_title(reports[index].case["case"], fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90)
+
+
+def _histograms(axes: Any, title: str, groups: dict[str, list[float]]) -> None:
+    """One histogram per group on bins that all share."""
+    together = [value for group in groups.values() for value in group]
+    bins = np.histogram_bin_edges(together, 20) if together else None
+    for name, group in groups.items():
+        axes.hist(group, bins=bins, alpha=0.6, label=name)
+    axes.set(title=title, ylabel="cases")
+    if groups:
+        axes.legend(fontsize="small")
 
 
 def _draw_slice(axes: Any, shown: Slice, highest: int) -> None:

@@ -99,7 +99,7 @@ def load_volume(path: str | Path) -> MetaTensor:
     # By name rather than MONAI's choice, which depends on the packages that happen to be installed.
     reader: ImageReader = NibabelReader() if is_nifti(path) else ITKReader()
     try:
-        with _quiet():
+        with _quiet() if is_nifti(path) else _quiet_itk():
             array, meta = reader.get_data(reader.read(str(path)))
             meta = {**switch_endianness(meta, "<"), "filename_or_obj": str(path)}
             volume = MetaTensor.ensure_torch_and_prune_meta(np.asarray(array, dtype=np.float32), meta)
@@ -111,13 +111,19 @@ def load_volume(path: str | Path) -> MetaTensor:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What the readers warn of is checked here, so their own warnings would only repeat it."""
-    import itk  # slow to import; MONAI loads it lazily too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _quiet_itk() -> Iterator[None]:
+    import itk  # takes seconds, and NIfTI does without
 
     shown = itk.Object.GetGlobalWarningDisplay()
     itk.Object.SetGlobalWarningDisplay(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             yield
     finally:
         itk.Object.SetGlobalWarningDisplay(shown)
