@@ -1,6 +1,6 @@
 """What MONAI's engines need to know about domains: losses, reproducible draws, checkpoints, scores, pictures."""
 
-from custom_components.training.checkpoints import BestWeights, Resume, load_weights
+from custom_components.training.checkpoints import BestWeights, Resume
 from custom_components.training.draws import DrawSampler, SeededDraws
 from custom_components.training.handlers import ClipGradients, EpochSeed, PlateauOfAverage, Progress
 from custom_components.training.losses import DeepSupervised, FocalLovaszLoss, focal, lovasz_softmax
@@ -23,7 +23,6 @@ __all__ = [
     "Resume",
     "SeededDraws",
     "focal",
-    "load_weights",
     "lovasz_softmax",
     "overlay",
     "score_case",

@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
+from custom_components.weights import save_state
 
-__all__ = ["BestWeights", "Resume", "load_weights"]
+__all__ = ["BestWeights", "Resume"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ class Resume:
             "best_metric_epoch": int(best.best_metric_epoch) if best else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        _save(state, self.path)
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
 
 
 class BestWeights:
@@ -131,37 +133,8 @@ class BestWeights:
         kept = self.path.with_name(self.path.name + ".before_training")
         if self.path.is_file() and not kept.exists():
             shutil.copy2(self.path, kept)
-        _save(_plain(self.network).state_dict(), self.path)
-
-
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
-    """Load a plain state dict strictly, on the CPU or where the network is.
-
-    Args:
-        network: changed in place.
-        path: a file made by `BestWeights`.
-
-    Returns:
-        The network.
-
-    Raises:
-        InputError: the file is absent or damaged, or its weights do not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; train first, or give the folder of the weights with --ckpt_dir")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        _plain(network).load_state_dict(state, strict=True)
-    except Exception as error:  # torch, pickle and zip raise many kinds for a damaged file
-        raise InputError(f"{path}: these weights do not fit the network ({error})") from error
-    return network
+        save_state(_plain(self.network), self.path)
 
 
 def _plain(target: Any) -> Any:
     return target.module if isinstance(target, DistributedDataParallel) else target
-
-
-def _save(state: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
-from monai.networks.utils import one_hot
 
 __all__ = ["METRICS", "score_case", "summarise"]
 
@@ -60,22 +59,10 @@ def score_case(
     for name, array in (("prediction", pred), ("reference", ref)):
         if array.min() < 0 or array.max() >= count:
             raise ValueError(f"{name}: values {int(array.min())} … {int(array.max())} are not within 0 … {count - 1}")
-    pred, ref, spacing = _around(pred, ref), _around(ref, pred), [float(s) for s in spacing]
-    pred, ref = one_hot(pred, count), one_hot(ref, count)
-    values = {}
-    if "dice" in metrics:
-        values["dice"] = compute_dice(pred, ref, include_background=False, ignore_empty=True)
-    if "surface_dice" in metrics:
-        values["surface_dice"] = compute_surface_dice(
-            pred, ref, class_thresholds=[tolerance] * len(classes), spacing=spacing, use_subvoxels=True
-        )
-    if "hd95_mm" in metrics:
-        values["hd95_mm"] = compute_hausdorff_distance(pred, ref, include_background=False, percentile=95, spacing=spacing)
-    scores: dict[str, dict[str, float]] = {}
-    for index, name in enumerate(classes):
-        in_pred, in_ref = bool(pred[0, index + 1].any()), bool(ref[0, index + 1].any())
-        scores[name] = {m: _defined(m, float(values[m][0, index]), in_pred, in_ref) for m in metrics}
-    return scores
+    voxel = [float(s) for s in spacing]
+    return {
+        name: _score_class(pred == index, ref == index, voxel, tolerance, metrics) for index, name in enumerate(classes, start=1)
+    }
 
 
 def summarise(
@@ -105,22 +92,27 @@ def summarise(
     }
 
 
-def _around(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The first array within the box of both foregrounds and a margin: distances stay, empty space costs nothing."""
-    where = torch.nonzero((first[0, 0] > 0) | (second[0, 0] > 0))
-    if not len(where):
-        return first[..., :3, :3, :3]
-    low, high = where.min(0).values - 2, where.max(0).values + 3
-    z, y, x = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
-    return torch.nn.functional.pad(first[:, :, z, y, x], (1,) * 6)  # a surface at the image's border is a surface
-
-
-def _defined(metric: str, value: float, in_prediction: bool, in_reference: bool) -> float:
-    if not in_prediction and not in_reference:
-        return math.nan
-    if not in_prediction or not in_reference:
-        return math.nan if metric == "hd95_mm" else 0.0
-    return value
+def _score_class(
+    pred: torch.Tensor, ref: torch.Tensor, spacing: Sequence[float], tolerance: float, metrics: Sequence[str]
+) -> dict[str, float]:
+    """Scores of one class; both masks (1, 1, ...)."""
+    if not pred.any() or not ref.any():
+        neither = not pred.any() and not ref.any()
+        return {m: math.nan if neither or m == "hd95_mm" else 0.0 for m in metrics}
+    # Within the box of both and a margin distances stay the same, and a surface at the image's border is a surface.
+    where = torch.nonzero((pred | ref)[0, 0])
+    box = tuple(slice(int(low), int(high) + 1) for low, high in zip(where.min(0).values, where.max(0).values, strict=True))
+    pred, ref = (torch.nn.functional.pad(mask[(..., *box)].float(), (2,) * 6) for mask in (pred, ref))
+    values = {}
+    if "dice" in metrics:
+        values["dice"] = compute_dice(pred, ref)
+    if "surface_dice" in metrics:
+        values["surface_dice"] = compute_surface_dice(
+            pred, ref, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
+        )
+    if "hd95_mm" in metrics:
+        values["hd95_mm"] = compute_hausdorff_distance(pred, ref, include_background=True, percentile=95, spacing=spacing)
+    return {m: float(values[m]) for m in metrics}
 
 
 def _over_classes(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

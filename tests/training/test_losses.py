@@ -54,7 +54,8 @@ def test_levels_are_weighted_and_normalised() -> None:
     loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True, include_background=False)
     outputs = heads(3)
     target = torch.randint(0, 3, (2, 1, 16, 8, 16)).to(torch.uint8)
-    parts = [loss(o, target[:, :, offset::step, offset::step, offset::step]) for o, step, offset in zip(outputs, (1, 2, 4), (0, 1, 2), strict=True)]
+    coarse = [target, target[:, :, 1::2, 1::2, 1::2], target[:, :, 2::4, 2::4, 2::4]]  # nearest to the coarse voxel's centre
+    parts = [loss(o, t) for o, t in zip(outputs, coarse, strict=True)]
     expected = (4 * parts[0] + 2 * parts[1] + parts[2]) / 7
     torch.testing.assert_close(DeepSupervised(loss, (1, 0.5, 0.25))(outputs, target), expected)
 

@@ -144,7 +144,8 @@ def test_a_small_volume_is_wholly_in_the_patch_at_varying_places() -> None:
 
 
 def test_the_same_seed_gives_the_same_patch_and_the_input_stays() -> None:
-    transform = rand_patch(foreground=0.5, rotation_probability=1.0, angles=[(-1, 1)] * 3, scale_probability=1.0, scale=(0.8, 1.2))
+    turned = {"rotation_probability": 1.0, "angles": [(-1, 1)] * 3, "scale_probability": 1.0, "scale": (0.8, 1.2)}
+    transform = rand_patch(foreground=0.5, **turned)
     item = cube_case()
     kept = item["image"].clone()
     first = transform.set_random_state(seed=3)(item)

@@ -1,0 +1,167 @@
+"""Handlers and checkpoints with a small MONAI trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from custom_components.errors import InputError
+from custom_components.training import BestWeights, ClipGradients, EpochSeed, PlateauOfAverage, Resume
+
+
+class Setting:
+    """A linear network with dropout on fixed data."""
+
+    def __init__(self, path: Path, epochs: int, resume: bool = True, handlers: tuple = (), seed: int = 0, width: int = 3) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, width), nn.Linear(width, 2))
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.9**step)
+        objects = {"network": self.network, "optimizer": self.optimizer, "lr_scheduler": self.schedule}
+        data = [{"image": torch.randn(2, 4), "label": torch.randn(2, 2)} for _ in range(3)]
+        self.trainer = SupervisedTrainer(
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=data,
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=nn.MSELoss(),
+            train_handlers=[EpochSeed(seed), *handlers, Resume(path, objects, {"seed": seed}, resume=resume)],
+            decollate=False,
+            optim_set_to_none=True,
+        )
+
+    def run(self) -> Setting:
+        self.trainer.run()
+        return self
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in self.network.parameters()])
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole = Setting(tmp_path / "whole.pt", 4).run()
+    Setting(tmp_path / "parts.pt", 1).run()
+    torch.rand(17)  # whatever happens between the runs
+    parts = Setting(tmp_path / "parts.pt", 4).run()
+    assert torch.equal(whole.weights, parts.weights)
+    assert parts.trainer.state.iteration == 12
+    assert torch.load(tmp_path / "parts.pt", weights_only=True)["epoch"] == 4
+
+
+def test_without_resume_a_training_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    once = Setting(path, 2).run().weights
+    again = Setting(path, 2, resume=False).run()
+    assert again.trainer.state.iteration == 6
+    assert torch.equal(once, again.weights)
+
+
+def test_a_finished_training_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    once = Setting(path, 2).run().weights
+    assert torch.equal(Setting(path, 2).run().weights, once)
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"seed": 1}, "seed 0 there, 1 here"), ({"width": 5}, "does not fit")])
+def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    Setting(tmp_path / "last.pt", 1).run()
+    with pytest.raises(InputError, match=message):
+        Setting(tmp_path / "last.pt", 2, **changes).run()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no checkpoint"):
+        Setting(path, 1).run()
+    assert path.read_bytes() == content
+
+
+def test_a_failed_write_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    Setting(path, 1).run()
+    before = path.read_bytes()
+
+    def half(state: object, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        Setting(path, 2).run()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Score:
+    """Stands for an evaluator's state."""
+
+    def __init__(self, epoch: int, best_epoch: int) -> None:
+        self.epoch, self.best_metric_epoch = epoch, best_epoch
+
+
+def test_only_a_new_best_is_saved_and_foreign_weights_are_kept(tmp_path: Path) -> None:
+    path, network = tmp_path / "model.pt", nn.Linear(2, 2)
+    path.write_bytes(b"shipped")
+    save = BestWeights(path, network)
+    engine = type("Engine", (), {})()
+    engine.state = Score(1, 0)
+    save(engine)
+    assert path.read_bytes() == b"shipped"
+    for epoch in (2, 3):
+        engine.state = Score(epoch, epoch)
+        save(engine)
+    assert (tmp_path / "model.pt.before_training").read_bytes() == b"shipped"
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], network.weight)
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
+    norms = []
+
+    class Norm:
+        def attach(self, engine: SupervisedTrainer) -> None:
+            from monai.engines.utils import IterationEvents
+
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+        def __call__(self, engine: SupervisedTrainer) -> None:
+            gradients = [p.grad.flatten() for p in engine.network.parameters()]
+            norms.append(torch.cat(gradients).norm().item())
+
+    for bound in (None, 1e-3):
+        setting = Setting(tmp_path / f"{bound}.pt", 1)
+        ClipGradients(setting.network, bound).attach(setting.trainer)
+        Norm().attach(setting.trainer)
+        setting.run()
+    assert min(norms[:3]) > 1e-2
+    assert norms[3:] == pytest.approx([1e-3] * 3, rel=1e-3)
+
+
+def test_the_rate_is_halved_when_the_average_stops_falling() -> None:
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = PlateauOfAverage(optimizer, window=3, threshold=0.01, patience=2)
+    rates = []
+    for loss in [1.0, 0.8, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]:
+        schedule.step(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+    # The average of three reaches 0.4 at the sixth value; the third epoch without a fall halves the rate.
+    assert rates == [1.0] * 8 + [0.5] * 2
+
+
+def test_the_plateau_schedule_resumes_with_its_averages() -> None:
+    schedules = []
+    for _ in range(2):
+        schedules.append(PlateauOfAverage(torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.0), window=3))
+    for loss in (3.0, 2.0, 1.0):
+        schedules[0].step(loss)
+    schedules[1].load_state_dict(schedules[0].state_dict())
+    for schedule in schedules:
+        schedule.step(5.0)
+    assert schedules[0].values == schedules[1].values == [2.0, 1.0, 5.0]
