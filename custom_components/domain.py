@@ -212,8 +212,9 @@ class Domain(_Strict):
         for axis in range(3):
             factor = math.prod(stride[axis] for stride in self.strides)
             if self.patch_size[axis] % factor:
+                size = self.patch_size[axis]
                 raise ValueError(
-                    f"patch_size: {self.patch_size[axis]} on axis {axis} (z, y, x) is not divisible by {factor}, the product of its strides"
+                    f"patch_size: {size} along {'zyx'[axis]} is not divisible by {factor}, the product of its strides"
                 )
         unknown = set(self.postprocessing) - set(self.labels)
         if unknown:
@@ -247,7 +248,8 @@ class Domain(_Strict):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise DomainError(f"{path}: cannot be read ({error.strerror}); give the path of a bundle's configs/domain.json") from None
+            message = f"{path}: cannot be read ({error.strerror}); give the path of a bundle's configs/domain.json"
+            raise DomainError(message) from None
         except (ValueError, RecursionError) as error:
             raise DomainError(f"{path}: is not valid JSON ({error})") from None
         if not isinstance(values, dict):

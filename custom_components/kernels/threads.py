@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 
@@ -22,7 +23,7 @@ def run_ranges(work: Callable[[int, int], None], count: int) -> None:
         work(0, count)
         return
     bounds = [count * i // threads for i in range(threads + 1)]
-    jobs = [_pool(os.getpid(), threads).submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    jobs = [_pool(os.getpid(), threads).submit(work, a, b) for a, b in pairwise(bounds[1:])]
     work(bounds[0], bounds[1])  # this thread takes its share too
     for job in jobs:
         job.result()

@@ -24,7 +24,7 @@ class DepthwiseConv3d(nn.Conv3d):
     """
 
     def __init__(self, channels: int, kernel_size: Size3, stride: Size3 = (1, 1, 1)) -> None:
-        padding = tuple(k // 2 for k in kernel_size)
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
         super().__init__(channels, channels, kernel_size, stride, padding, groups=channels)
         self.steps: Size3 = stride
 

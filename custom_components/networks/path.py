@@ -64,10 +64,11 @@ class DomainPath(nn.Module):
         for stage in self.stages:
             # The running map lives at the stage's level: it is raised together with the features.
             if maps is not None:
-                maps = stage.upsample(maps)
+                maps = stage.upsample(maps)  # type: ignore[operator]
             x = stage(x, skips.pop())
             if stage.has_head and self.adds_maps:
-                maps = stage.head(x) if maps is None else maps + stage.head(x)
+                head = stage.head(x)  # type: ignore[operator]
+                maps = head if maps is None else maps + head
         logits = self.output(x)
         return logits if maps is None else logits + maps
 
@@ -85,7 +86,7 @@ class DomainPath(nn.Module):
         for stage in self.stages:
             x = stage(x, skips.pop())
             if stage.has_head:
-                outputs.insert(0, stage.head(x))
+                outputs.insert(0, stage.head(x))  # type: ignore[operator]
         return [self.output(x), *outputs]
 
 

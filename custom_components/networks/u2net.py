@@ -51,10 +51,9 @@ class U2Net(nn.Module):
         self.plan = Plan(tuple(channels), adapter, downsampling, deep_supervision)
         self.shapes: dict[str, Shape] = {}
         self._paths: dict[str, DomainPath] = {}
-        first = next(iter(domains))
         # The trunk takes dense kernels and strides from the deepest domain, which states all of them.
         deepest = max((Shape.from_mapping(n, d, self.plan) for n, d in domains.items()), key=lambda s: len(s.strides))
-        self.trunk = build_trunk(self.plan, deepest if domains else Shape.from_mapping(first, domains[first], self.plan))
+        self.trunk = build_trunk(self.plan, deepest)
         initialise(self.trunk)
         self._trunk_shape = deepest
         self.domains = nn.ModuleDict()
