@@ -1,4 +1,4 @@
-"""Checkpoints that a training continues from exactly, and the best weights as a plain state dict."""
+"""Checkpoints that a training continues from exactly, and the best weights in the forms a bundle has."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
-from custom_components.weights import save_state
+from custom_components.networks import U2Net
+from custom_components.weights import save_bundle_weights, save_state
 
 __all__ = ["BestWeights", "Resume"]
 
 logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.pt"
 
 
 class Resume:
@@ -112,16 +115,19 @@ class Resume:
 
 
 class BestWeights:
-    """Save the network as a plain state dict whenever the evaluator it is attached to has a new best score.
+    """Save the network whenever the evaluator it is attached to has a new best score.
+
+    A `U2Net` is written in every form that a bundle has (``model.pt``, trunk and adapters), so that all of its readers
+    see the same weights; another network as ``model.pt`` alone.
 
     Args:
-        path: the file; loads with ``weights_only=True``. Weights that were there before this training are kept beside
-            it, once, as ``<name>.before_training``.
+        models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before are kept, once, in
+            ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
-        self.path = Path(path)
+    def __init__(self, models_dir: str | Path, network: nn.Module) -> None:
+        self.models_dir = Path(models_dir)
         self.network = network
 
     def attach(self, engine: Workflow) -> None:
@@ -130,10 +136,20 @@ class BestWeights:
     def __call__(self, engine: Workflow) -> None:
         if idist.get_rank() != 0 or engine.state.best_metric_epoch != engine.state.epoch:
             return
-        kept = self.path.with_name(self.path.name + ".before_training")
-        if self.path.is_file() and not kept.exists():
-            shutil.copy2(self.path, kept)
-        save_state(_plain(self.network), self.path)
+        network = _plain(self.network)
+        self._keep_earlier()
+        if isinstance(network, U2Net):
+            save_bundle_weights(network, self.models_dir)
+        else:
+            save_state(network, self.models_dir / MODEL_FILE)
+
+    def _keep_earlier(self) -> None:
+        kept = self.models_dir / "before_training"
+        earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
+        if earlier and not kept.exists():
+            kept.mkdir()
+            for file in earlier:
+                shutil.copy2(file, kept / file.name)
 
 
 def _plain(target: Any) -> Any:

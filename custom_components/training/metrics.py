@@ -101,8 +101,8 @@ def _score_class(
         return {m: math.nan if neither or m == "hd95_mm" else 0.0 for m in metrics}
     # Within the box of both and a margin distances stay the same, and a surface at the image's border is a surface.
     where = torch.nonzero((pred | ref)[0, 0])
-    box = tuple(slice(int(low), int(high) + 1) for low, high in zip(where.min(0).values, where.max(0).values, strict=True))
-    pred, ref = (torch.nn.functional.pad(mask[(..., *box)].float(), (2,) * 6) for mask in (pred, ref))
+    z, y, x = (slice(int(low), int(high) + 1) for low, high in zip(where.min(0).values, where.max(0).values, strict=True))
+    pred, ref = (torch.nn.functional.pad(mask[:, :, z, y, x].float(), (2,) * 6) for mask in (pred, ref))
     values = {}
     if "dice" in metrics:
         values["dice"] = compute_dice(pred, ref)

@@ -10,7 +10,9 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from custom_components.errors import InputError
+from custom_components.networks import U2Net
 from custom_components.training import BestWeights, ClipGradients, EpochSeed, PlateauOfAverage, Resume
+from custom_components.weights import load_network, load_state
 
 
 class Setting:
@@ -107,19 +109,30 @@ class Score:
         self.epoch, self.best_metric_epoch = epoch, best_epoch
 
 
-def test_only_a_new_best_is_saved_and_foreign_weights_are_kept(tmp_path: Path) -> None:
+def save_best(network: nn.Module, folder: Path, epoch: int, best_epoch: int) -> None:
+    engine = type("Engine", (), {"state": Score(epoch, best_epoch)})()
+    BestWeights(folder, network)(engine)
+
+
+def test_only_a_new_best_is_saved_and_earlier_weights_are_kept(tmp_path: Path) -> None:
     path, network = tmp_path / "model.pt", nn.Linear(2, 2)
     path.write_bytes(b"shipped")
-    save = BestWeights(path, network)
-    engine = type("Engine", (), {})()
-    engine.state = Score(1, 0)
-    save(engine)
+    save_best(network, tmp_path, 1, 0)
     assert path.read_bytes() == b"shipped"
     for epoch in (2, 3):
-        engine.state = Score(epoch, epoch)
-        save(engine)
-    assert (tmp_path / "model.pt.before_training").read_bytes() == b"shipped"
+        save_best(network, tmp_path, epoch, epoch)
+    assert (tmp_path / "before_training" / "model.pt").read_bytes() == b"shipped"
     assert torch.equal(torch.load(path, weights_only=True)["weight"], network.weight)
+
+
+def test_all_forms_of_a_bundles_weights_are_the_same_network(tmp_path: Path) -> None:
+    shape = {"in_channels": 1, "out_channels": 3, "strides": [[2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 2}
+    network = U2Net({"hippocampus_mri": shape}, channels=(4, 8)).eval()
+    save_best(network, tmp_path, 1, 1)
+    image = torch.rand(1, 1, 8, 8, 8)
+    loaded = load_state(U2Net({"hippocampus_mri": shape}, channels=(4, 8)).eval(), tmp_path / "model.pt")
+    assert torch.equal(network(image), load_network(tmp_path).eval()(image))
+    assert torch.equal(network(image), loaded(image))
 
 
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:

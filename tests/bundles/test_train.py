@@ -1,0 +1,124 @@
+"""`train.json`: two epochs of three steps on phantoms, stopped and resumed, with the original's recipe, in two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from PIL import Image
+
+from custom_components.errors import InputError
+from custom_components.weights import load_state
+from tests.bundles.training_runs import last, overrides, workflow
+
+
+@pytest.fixture(scope="module")
+def trained(bundle: Path, phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training that was not interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    flow = workflow(bundle, ["train.json"], overrides(bundle, phantom_data, folder))
+    assert flow.check_properties() == []
+    flow.run()
+    return folder
+
+
+def assert_equal_states(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        if isinstance(value, dict):
+            assert_equal_states(value, second[key])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[key]), key
+        else:
+            assert value == second[key], key
+
+
+def test_stopped_and_resumed_equals_uninterrupted(bundle: Path, phantom_data: Path, trained: Path, tmp_path: Path) -> None:
+    values = overrides(bundle, phantom_data, tmp_path)
+
+    class Killed(Exception):
+        pass
+
+    def kill(engine: object) -> None:
+        if engine.state.iteration == 5:  # type: ignore[attr-defined]
+            raise Killed
+
+    flow = workflow(bundle, ["train.json"], values)
+    flow.parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, kill)
+    with pytest.raises(RuntimeError) as caught:
+        flow.run()
+    assert isinstance(caught.value.__cause__, Killed)
+    assert last(tmp_path)["epoch"] == 1
+    torch.rand(3)
+    workflow(bundle, ["train.json"], values).run()
+    whole, parts = last(trained), last(tmp_path)
+    assert (parts["epoch"], parts["iteration"]) == (2, 6)
+    assert_equal_states(whole["objects"], parts["objects"])
+    assert parts["best_metric"] == whole["best_metric"]
+
+
+def test_the_best_weights_load_strictly_into_the_network(bundle: Path, phantom_data: Path, trained: Path) -> None:
+    flow = workflow(bundle, ["train.json"], overrides(bundle, phantom_data, trained))
+    network = load_state(flow.network_def, trained / "models" / "model.pt")
+    best, end = network.state_dict(), last(trained)
+    assert best.keys() == end["objects"]["network"].keys()
+    assert {p.name for p in (trained / "models").glob("*.safetensors")} == {"trunk.safetensors", "hippocampus_mri.safetensors"}
+
+
+def test_curves_pictures_and_scores_are_written(trained: Path) -> None:
+    out = trained / "out"
+    assert list(out.glob("events.out.tfevents.*"))
+    pictures = list((out / "overlays").glob("*.png"))
+    assert pictures
+    with Image.open(pictures[0]) as picture:
+        assert min(picture.size) > 200
+    report = json.loads((out / "validation.json").read_text())
+    rows = list(csv.DictReader((out / "validation.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == list(report["cases"])
+    assert float(rows[0]["anterior_dice"]) == pytest.approx(report["cases"][rows[0]["case"]]["anterior"]["dice"], abs=1e-6)
+
+
+def test_the_checkpoint_of_another_training_is_refused(bundle: Path, phantom_data: Path, trained: Path) -> None:
+    before = (trained / "models" / "last.pt").read_bytes()
+    flow = workflow(bundle, ["train.json"], overrides(bundle, phantom_data, trained, steps_per_epoch=4))
+    with pytest.raises(RuntimeError) as caught:
+        flow.run()
+    assert isinstance(caught.value.__cause__, InputError)
+    assert "steps_per_epoch 3 there, 4 here" in str(caught.value.__cause__)
+    assert (trained / "models" / "last.pt").read_bytes() == before
+
+
+def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
+    small = {"max_epochs": 1, "steps_per_epoch": 1, "sampling#batch_size": 2}
+    values = overrides(bundle, phantom_data, tmp_path, **small)
+    del values["network_def#channels"]
+    flow = workflow(bundle, ["train.json", "original_recipe.json"], values)
+    assert sum(p.numel() for p in flow.network_def.parameters()) == 2_055_285  # as the original's independent set-up
+    optimizer = flow.parser.get_parsed_content("optimizer")
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (3e-4, 5e-4)
+    flow.run()
+    state = last(tmp_path)
+    assert state["settings"]["batch_size"] == 2
+    assert len(state["objects"]["lr_scheduler"]["values"]) == 1
+
+
+def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
+    values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
+    files = str([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run"]
+    command += ["--config_file", files, *(f"--{key}={value}" for key, value in values.items() if key != "device")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = last(tmp_path)
+    assert state["settings"]["processes"] == 2
+    assert not any(key.startswith("module.") for key in state["objects"]["network"])
+    assert len(json.loads((tmp_path / "out" / "validation.json").read_text())["cases"]) == 2

@@ -1,0 +1,54 @@
+"""Runs of a bundle's training on phantoms, small enough for a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+SMALL: dict[str, Any] = {
+    "network_def#channels": [4, 4, 8, 8],
+    "device": "$torch.device('cpu')",
+    "steps_per_epoch": 3,
+    "max_epochs": 2,
+    "val_interval": 1,
+}
+
+
+def small_domain(bundle: Path, folder: Path, **changes: Any) -> Path:
+    """The bundle's domain with a patch of 24 × 32 × 24."""
+    values = json.loads((bundle / "configs" / "domain.json").read_text())
+    values.update(patch_size=[24, 32, 24], **changes)
+    path = folder / "domain.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def overrides(bundle: Path, data: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    """What makes a run small and keeps it within ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {
+        "bundle_root": str(bundle),
+        "domain#path": str(small_domain(bundle, folder)),
+        "dataset_dir": str(data),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "out"),
+    }
+    return {**SMALL, **places, **more}
+
+
+def workflow(bundle: Path, files: Sequence[str], values: dict[str, Any], kind: str = "train") -> ConfigWorkflow:
+    """The workflow, initialized."""
+    paths = [str(bundle / "configs" / name) for name in files]
+    flow = ConfigWorkflow(config_file=paths, workflow_type=kind, logging_file=False, **values)
+    flow.initialize()
+    return flow
+
+
+def last(folder: Path) -> dict[str, Any]:
+    """The checkpoint of a run."""
+    return torch.load(folder / "models" / "last.pt", weights_only=True)
