@@ -31,7 +31,7 @@ def preprocessing(domain: Domain, keys: str = "image") -> Compose:
             CropForegroundd(
                 keys, source_key=keys, select_fn=nonzero, channel_indices=0, margin=domain.crop_margin, allow_smaller=True
             ),
-            Spacingd(keys, pixdim=domain.spacing, mode=3),
+            Spacingd(keys, pixdim=domain.spacing, mode=3),  # type: ignore[arg-type]  # MONAI annotates names only
             ClipAndStandardized(keys, **domain.intensity.model_dump()),
             EnsureTyped(keys),
         ]

@@ -144,7 +144,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"device '{device}' is not there; choose cpu, or cuda where torch is built for it and sees a GPU") from None
+        raise InputError(f"device '{device}' is not there; choose cpu, or cuda where torch finds a GPU") from None
     return chosen
 
 

@@ -6,7 +6,7 @@ Two voxels are neighbours when they share a face or an edge (the 18-neighbourhoo
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import cc3d
 import numpy as np
@@ -20,7 +20,7 @@ from custom_components.domain import ComponentRule
 
 __all__ = ["KeepComponents", "KeepComponentsd", "close_mask", "largest_components"]
 
-NEIGHBOURS = 18
+NEIGHBOURS: Final = 18
 STRUCTURE = ndimage.generate_binary_structure(3, 2)
 
 
