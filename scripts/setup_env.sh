@@ -11,13 +11,13 @@ VENV="${VENV:-$repository/.venv}"
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON_BIN:-python3.11 python3.12 python3.13 python3.10 python3}; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    for candidate in ${PYTHON_BIN:-python3.11 python3.12 python3.13 python3}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "error: no Python 3.10 or newer with the venv module was found; on Debian and Ubuntu: apt-get install python3-venv" >&2
+    echo "error: no Python 3.11 or newer with the venv module was found; on Debian and Ubuntu: apt-get install python3-venv" >&2
     return 1
 }
 

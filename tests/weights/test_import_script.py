@@ -3,31 +3,38 @@
 import json
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 
 from custom_components.networks import U2Net
 from custom_components.weights import load_state
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "import_original.py"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/import_original.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = spec_from_file_location("import_original", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_weights_and_configuration(tmp_path: Path) -> None:
+def test_weights_and_configuration(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vectors = np.load(ROOT / "tests" / "vectors" / "net_independent_anisotropic.npz")
     state = {k.removeprefix("state/"): torch.from_numpy(vectors[k]) for k in vectors.files if k.startswith("state/")}
     torch.save({"model_state_dict": state, "epoch": 7}, tmp_path / "original.pth")
-    pools = vectors["pools"].tolist()
-    result = run(tmp_path / "original.pth", "--output-dir", tmp_path / "out", "--domain", "knee_mri", "--pools", *pools)
-    assert result.returncode == 0, result.stderr
+    script.main(tmp_path / "original.pth", tmp_path / "out", ["knee_mri"], tuple(vectors["pools"].tolist()))
 
-    config = json.loads(result.stdout[: result.stdout.rindex("}") + 1])
+    printed = capsys.readouterr().out
+    config = json.loads(printed[: printed.rindex("}") + 1])
     assert config.pop("_target_") == "custom_components.networks.U2Net"
     network = load_state(U2Net(**config), tmp_path / "out" / "model.pt").eval()
     with torch.inference_mode():
@@ -35,14 +42,14 @@ def test_weights_and_configuration(tmp_path: Path) -> None:
     np.testing.assert_allclose(output, vectors["output/0"], rtol=0, atol=1e-4 * np.abs(vectors["output/0"]).max())
 
 
-def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    result = run(tmp_path / "none.pth", "--output-dir", tmp_path / "out")
-    assert result.returncode == 1
-    assert result.stderr.splitlines() == [f"error: {tmp_path}/none.pth: no such file; give a weights file"]
+def test_bad_input_is_one_line_and_writes_nothing(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        script.main(tmp_path / "none.pth", tmp_path / "out")
+    assert capsys.readouterr().err.splitlines() == [f"error: {tmp_path}/none.pth: no such file; give a weights file"]
     assert not (tmp_path / "out").exists()
 
 
 def test_help_shows_an_example() -> None:
-    result = run("--help")
+    result = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert "python scripts/import_original.py" in result.stdout

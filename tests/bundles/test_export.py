@@ -1,0 +1,92 @@
+"""MONAI's own commands accept every bundle's network, and what they export gives the network's numbers."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ckpt_export, onnx_export, verify_net_in_out
+
+from custom_components.domain import Domain
+from custom_components.networks import U2Net
+from custom_components.weights import save_state
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = sorted(p.parents[1] for p in ROOT.glob("bundles/*/configs/inference.json"))
+# Of the largest logit. Instance norms amplify float32's rounding: an untrained network of this depth is that far from its
+# own float64 result. TorchScript is compared in float64 as well, where only a wrong graph could differ.
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda p: p.name, scope="module")
+def bundle(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(bundle: Path) -> U2Net:
+    """The configuration's network, with norms that are not the identity, as after training."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"] = str(bundle)
+    torch.manual_seed(0)
+    network: U2Net = parser.get_parsed_content("network_def")
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def image(bundle: Path) -> torch.Tensor:
+    domain = Domain.from_file(bundle / "configs" / "domain.json")
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, domain.in_channels, *domain.patch_size, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def expected(network: U2Net, image: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        logits = network(image)
+    assert isinstance(logits, torch.Tensor) and logits.std() > 0.1
+    return logits
+
+
+def arguments(bundle: Path) -> dict[str, Any]:
+    return {
+        "net_id": "network_def",
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+        "bundle_root": str(bundle),
+    }
+
+
+def test_verify_net_in_out(bundle: Path) -> None:
+    verify_net_in_out(**arguments(bundle), device="cpu")
+
+
+def test_torchscript(bundle: Path, network: U2Net, image: torch.Tensor, expected: torch.Tensor, tmp_path: Path) -> None:
+    save_state(network, tmp_path / "model.pt")
+    files = {"ckpt_file": str(tmp_path / "model.pt"), "filepath": str(tmp_path / "model.ts")}
+    ckpt_export(**arguments(bundle), **files)
+    exported = torch.jit.load(tmp_path / "model.ts")
+    exact = copy.deepcopy(network).double()
+    with torch.inference_mode():
+        assert (exported(image) - expected).abs().max() <= TOLERANCE * expected.abs().max()
+        assert (exported.double()(image.double()) - exact(image.double())).abs().max() <= 1e-9
+
+
+def test_onnx(bundle: Path, network: U2Net, image: torch.Tensor, expected: torch.Tensor, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    save_state(network, tmp_path / "model.pt")
+    files = {"ckpt_file": str(tmp_path / "model.pt"), "filepath": str(tmp_path / "model.onnx")}
+    onnx_export(**arguments(bundle), **files)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert np.abs(output - expected.numpy()).max() <= TOLERANCE * np.abs(expected.numpy()).max()
