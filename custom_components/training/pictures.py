@@ -1,10 +1,12 @@
-"""Pictures of a segmentation over its image, in three planes."""
+"""Pictures of a segmentation over its image, and of the scores of many."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +17,10 @@ from PIL import Image
 
 from custom_components.data.writing import atomic_path
 
-__all__ = ["Overlays", "overlay"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Overlays", "overlay", "score_picture"]
 
 
 class Overlays:
@@ -73,7 +78,6 @@ def overlay(
     Returns:
         (height, width, 3), uint8.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -97,8 +101,41 @@ def overlay(
     lines = [Line2D([], [], color=colour, label=name) for colour, name in zip(colours, classes, strict=True)]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, labelcolor="white", fontsize=9)
     figure.suptitle(title, color="white", fontsize=10)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    return _pixels(figure)
+
+
+def score_picture(cases: Mapping[str, Mapping[str, Mapping[str, float]]]) -> np.ndarray:
+    """Box plots of every metric, one box per class, one dot per case; undefined scores are left out.
+
+    Args:
+        cases: case to class to metric to score, as `custom_components.training.score_case` gives them; at least one.
+
+    Returns:
+        (height, width, 3), uint8.
+    """
+    from matplotlib.figure import Figure
+
+    first = next(iter(cases.values()))
+    classes, metrics = list(first), list(next(iter(first.values())))
+    figure = Figure(figsize=(3.2 * len(metrics), 3.6), layout="constrained")
+    for axes, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
+        values = [[s[c][metric] for s in cases.values() if not math.isnan(s[c][metric])] for c in classes]
+        axes.boxplot(values, tick_labels=classes, widths=0.6, showfliers=False)
+        for place, column in enumerate(values, start=1):
+            # Spread sideways by rank, not at random: the same scores give the same picture.
+            spread = place + np.linspace(-0.2, 0.2, len(column)) if len(column) > 1 else [place] * len(column)
+            axes.plot(spread, column, ".", markersize=3, alpha=0.5)
+        axes.set_title(metric.replace("_", " "))
+        axes.tick_params(axis="x", labelrotation=30 if len(classes) > 3 else 0)
+        axes.grid(axis="y", alpha=0.3)
+    figure.suptitle(f"{len(cases)} cases", fontsize=10)
+    return _pixels(figure)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    FigureCanvasAgg(figure).print_png(buffer)
+    with Image.open(buffer) as picture:
+        return np.asarray(picture.convert("RGB"))

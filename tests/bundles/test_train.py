@@ -113,8 +113,9 @@ def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) 
 def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
     values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
     files = str([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run"]
-    command += ["--config_file", files, *(f"--{key}={value}" for key, value in values.items() if key != "device")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", files]
+    command += [f"--{key}={value}" for key, value in values.items() if key != "device"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
