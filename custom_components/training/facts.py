@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import monai
@@ -16,7 +16,7 @@ __all__ = ["run_facts"]
 def run_facts() -> dict[str, str | int | None]:
     """Date, commit (None outside a git checkout; ``-dirty`` with uncommitted changes), versions, processor."""
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -96,7 +96,7 @@ def test_the_checkpoint_of_another_training_is_refused(bundle: Path, phantom_dat
 
 
 def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
-    small = {"max_epochs": 1, "steps_per_epoch": 1, "sampling#batch_size": 2}
+    small = {"max_epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
     values = overrides(bundle, phantom_data, tmp_path, **small)
     del values["network_def#channels"]
     flow = workflow(bundle, ["train.json", "original_recipe.json"], values)
@@ -123,3 +123,31 @@ def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_p
     assert state["settings"]["processes"] == 2
     assert not any(key.startswith("module.") for key in state["objects"]["network"])
     assert len(json.loads((tmp_path / "out" / "validation.json").read_text())["cases"]) == 2
+
+
+def image_steps(transforms: list[dict]) -> list[dict]:
+    """What a chain does to the image: without the labels, MONAI Label's hidden key and the last conversion of type."""
+    steps = []
+    for transform in transforms:
+        step = dict(transform)
+        name = step["_target_"].split(".")[-1]
+        if name in ("CheckLabeld", "MapLabelsd", "CopyItemsd", "DeleteItemsd", "EnsureTyped"):
+            continue
+        step["keys"] = "image"
+        if isinstance(step.get("mode"), list):
+            step["mode"] = step["mode"][0]
+        steps.append(step)
+    return steps
+
+
+def test_training_evaluation_and_inference_prepare_images_alike(bundle: Path) -> None:
+    train, evaluate, inference = (
+        json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("train", "evaluate", "inference")
+    )
+    expected = image_steps(inference["preprocessing"]["transforms"])
+    assert image_steps(train["train"]["deterministic_transforms"]) == expected
+    assert image_steps(evaluate["preprocessing"]["transforms"]) == expected
+    for other in (evaluate, train):
+        assert other["network_def"] == inference["network_def"]
+    assert evaluate["postprocessing"]["transforms"] == inference["postprocessing"]["transforms"][:-1]
+    assert evaluate["inferer"] == {k: v for k, v in inference["inferer"].items() if k != "flip_axes"}
