@@ -23,9 +23,15 @@ CENTRE = (-3.0, -2.0, 1.0)  # of the pair's box, mm
 FIELD = (74.0, 74.0, 74.0)  # mm; holds the pair however the grid is turned
 
 
-def grid(spacing: tuple[float, ...], angles: tuple[float, ...], axes: tuple[int, ...], flips: tuple[int, ...], odd: tuple[int, ...] = (0, 0, 0)):
+def grid(
+    spacing: tuple[float, ...],
+    angles: tuple[float, ...],
+    axes: tuple[int, ...],
+    flips: tuple[int, ...],
+    odd: tuple[int, ...] = (0, 0, 0),
+):
     """Shape and affine of an image that covers the field, centred on it."""
-    shape = tuple(int(np.ceil(FIELD[axis] / s)) + extra for axis, s, extra in zip(axes, spacing, odd))
+    shape = tuple(int(np.ceil(FIELD[axis] / s)) + extra for axis, s, extra in zip(axes, spacing, odd, strict=True))
     affine = affine_of(spacing, angles, axes=axes, flips=flips)
     affine[:3, 3] = np.array(CENTRE) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return shape, affine
@@ -67,7 +73,9 @@ def test_every_axis_order_and_flip_gives_the_same_voxels(axes: tuple[int, ...], 
     target=st.sampled_from([(1.0, 1.0, 1.0), (0.8, 1.0, 0.9)]),
     patch=st.sampled_from([(32, 32, 32), (24, 48, 40), (96, 96, 96)]),
 )
-def test_oblique_anisotropic_odd_bordered_or_smaller_than_a_patch(spacing, angles, orientation, odd, border, target, patch) -> None:
+def test_oblique_anisotropic_odd_bordered_or_smaller_than_a_patch(
+    spacing, angles, orientation, odd, border, target, patch
+) -> None:
     domain = domain_of(spacing=target, patch_size=patch)
     shape, affine = grid(spacing, angles, *orientation, tuple(n + 2 * border for n in odd))  # the border cuts no organ
     image, expected = sample(shape, affine, border)
@@ -118,7 +126,9 @@ def test_every_format_comes_back_on_its_own_grid(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("shape", [(3, 40, 7), (2, 2, 2), (9, 5, 33)])
 def test_tiny_images_keep_their_grid(shape: tuple[int, int, int]) -> None:
-    image = MetaTensor(torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) + 1, affine=affine_of((2.1, 0.9, 3), (10, 0, 0)))
+    image = MetaTensor(
+        torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) + 1, affine=affine_of((2.1, 0.9, 3), (10, 0, 0))
+    )
     label = Segmenter(domain_of(), oracle(domain_of(), image), "cpu").segment(image).label
     assert label.shape == (1, *shape)
     assert torch.equal(label.affine, image.affine)

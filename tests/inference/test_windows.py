@@ -50,8 +50,8 @@ def test_windows_are_weighted_and_summed_as_written_down() -> None:
     weights = distance_weights(window, torch.float64)
     total, norm = torch.zeros(1, 3, 13, 6, 22, dtype=torch.float64), torch.zeros(13, 6, 22, dtype=torch.float64)
     with torch.no_grad():
-        for corner in itertools.product(*(starts(n, w) for n, w in zip(x.shape[2:], window))):
-            where = tuple(slice(c, c + w) for c, w in zip(corner, window))
+        for corner in itertools.product(*(starts(n, w) for n, w in zip(x.shape[2:], window, strict=True))):
+            where = tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
             total[(..., *where)] += network(x[(..., *where)]).double() * weights
             norm[where] += weights
         got = WindowInferer(window, sw_batch_size=3)(x, network)

@@ -31,7 +31,7 @@ def test_closing_in_a_box_equals_scipy_on_the_whole_array(seed: int, iterations:
     rng = np.random.default_rng(seed)
     mask = np.zeros((11, 12, 13), dtype=bool)
     low = rng.integers(0, 6, 3)
-    box = tuple(slice(int(a), int(a + n)) for a, n in zip(low, rng.integers(1, 9, 3)))
+    box = tuple(slice(int(a), int(a + n)) for a, n in zip(low, rng.integers(1, 9, 3), strict=True))
     mask[box] = rng.random(mask[box].shape) < density
     expected = ndimage.binary_closing(mask, STRUCTURE, iterations) if iterations else mask
     assert np.array_equal(close_mask(mask, iterations), expected)
@@ -119,7 +119,9 @@ def test_type_geometry_and_input_stay() -> None:
         assert torch.equal(got.affine, label.affine)
 
 
-@pytest.mark.parametrize("rules", [{"c": {"closing": 1, "keep": 1}}, {"background": {"closing": 1, "keep": 1}}, {"a": {"closing": 1}}])
+@pytest.mark.parametrize(
+    "rules", [{"c": {"closing": 1, "keep": 1}}, {"background": {"closing": 1, "keep": 1}}, {"a": {"closing": 1}}]
+)
 def test_refuses_wrong_rules(rules: dict) -> None:
     with pytest.raises(ValueError, match=r"no such label|background|keep"):
         KeepComponents(LABELS, rules)

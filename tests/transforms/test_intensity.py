@@ -30,7 +30,9 @@ def reference(volume: np.ndarray, floor: float | None, percentiles: tuple[float,
     percentiles=st.sampled_from([None, (2.0, 98.0), (0.5, 99.5)]),
     statistics=st.sampled_from(sorted(CHOOSE)),
 )
-def test_equals_numpy_per_channel(seed: int, floor: float | None, percentiles: tuple[float, float] | None, statistics: str) -> None:
+def test_equals_numpy_per_channel(
+    seed: int, floor: float | None, percentiles: tuple[float, float] | None, statistics: str
+) -> None:
     rng = np.random.default_rng(seed)
     image = rng.normal([[[[30.0]]], [[[900.0]]]], [[[[300.0]]], [[[40.0]]]], (2, 9, 10, 11)).astype(np.float32)
     image[:, :2] = 0
