@@ -43,8 +43,8 @@ examples:
   bash scripts/quickstart.sh t1.nii.gz --centre-left -29,-18,-22 --centre-right 25,-18,-21
 
 Coordinates are the image's own in mm, as viewers show them: x to the patient's right, y forward, z up. Point at the middle
-of the hippocampus, to a few mm: a box of 36 × 52 × 36 mm about it is cut out. Labels lie on the image's own grid.
-For research, not for diagnosis."""
+of the hippocampus, to a few mm: a box of 36 × 52 × 36 mm about it is cut out, and grows where the label reaches its faces.
+Labels lie on the image's own grid. For research, not for diagnosis."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,8 @@ def summary(
         "labels": {part: i for i, part in enumerate(classes, start=1)},
         "labels_by_side": {name: i for i, name in enumerate(names, start=1)} if regions else {},
         "boxes_mm": {r.name: {"centre": r.centre, "size": r.size} for r in regions},
+        # First and one past the last voxel on each axis of the image: a box that cut a label off has grown.
+        "voxels": {side: [[s.start, s.stop] for s in window] for side, window in finding.windows.items()},
         "seconds": {stage: round(s, 3) for stage, s in {**seconds, **finding.seconds}.items()},
     }
 

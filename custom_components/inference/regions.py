@@ -22,7 +22,7 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 
 from custom_components.errors import InputError
 
-__all__ = ["Part", "Region", "Window", "cut", "extent", "owned", "paste", "window_of"]
+__all__ = ["Part", "Region", "Window", "cut", "extent", "grown", "owned", "paste", "window_of"]
 
 Triple: TypeAlias = tuple[float, float, float]
 Window: TypeAlias = tuple[slice, slice, slice]
@@ -98,6 +98,28 @@ def window_of(region: Region, affine: np.ndarray, shape: Sequence[int]) -> Windo
             f"{_span(edges.min(axis=0), edges.max(axis=0))}; give the centre of the region in this image's own coordinates"
         )
     x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return x, y, z
+
+
+def grown(window: Window, label: np.ndarray, step: float, affine: np.ndarray, shape: Sequence[int]) -> Window:
+    """Move those faces of a window outward that a label on it touches, as far as the image goes.
+
+    Args:
+        window: voxels of the image.
+        label: of the window's shape; what is not 0 counts.
+        step: mm.
+        affine: 4 × 4, voxel index to mm.
+        shape: of the image, voxels.
+
+    Returns:
+        The same window where the label touches no face that could be moved.
+    """
+    faces = []
+    for axis, (s, n, size) in enumerate(zip(window, shape, voxel_sizes(affine), strict=True)):
+        amount = int(np.ceil(step / size - _TOLERANCE))
+        low, high = (bool(label.take(index, axis).any()) for index in (0, -1))
+        faces.append(slice(max(0, s.start - amount * low), min(n, s.stop + amount * high)))
+    x, y, z = faces
     return x, y, z
 
 

@@ -13,13 +13,16 @@ from nibabel.affines import apply_affine
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
-from custom_components.inference.regions import Part, Region, Triple, Window, cut, extent, paste, window_of
+from custom_components.inference.regions import Part, Region, Triple, Window, cut, extent, grown, paste, window_of
 
 __all__ = ["Finding", "find", "is_mni152", "one_side", "regions_for"]
 
 # Boxes about the hippocampi in MNI152 space, mm.
 MNI152_CENTRES: dict[str, Triple] = {"left": (-27.0, -22.0, -15.0), "right": (27.0, -22.0, -15.0)}
 BOX: Triple = (36.0, 52.0, 36.0)
+# A box that cuts a label off grows there, mm at a time. The MNI152 brain's own tails end 2 mm above its boxes.
+GROWTH = 8.0
+GROWTHS = 3
 CROP_EXTENT = 90.0  # mm; an image no longer than this on any axis is taken for a cropped hippocampal region
 PLAUSIBLE = (1500.0, 6000.0)  # mm³ of one hippocampus
 WHOLE = "region"  # the name of the only "side" of an image that is a crop
@@ -42,6 +45,7 @@ class Finding:
         label: (X, Y, Z), uint8, on the image's own grid: class indices.
         sides: the same, side i (from 0) having classes 1 … K as i·K + 1 … i·K + K.
         volumes: side to class to mm³.
+        windows: side to the voxels of the image that were segmented for it.
         warnings: what a person should look at before believing the result.
         seconds: side to the seconds its segmentation took.
     """
@@ -49,6 +53,7 @@ class Finding:
     label: np.ndarray
     sides: np.ndarray
     volumes: dict[str, dict[str, float]]
+    windows: dict[str, Window]
     warnings: list[str]
     seconds: dict[str, float]
 
@@ -106,6 +111,8 @@ def is_mni152(image: MetaTensor) -> bool:
 def find(image: MetaTensor, regions: Sequence[Region], segmenter: SegmentsImages, source: str) -> Finding:
     """Segment each region, or the whole image where there is none, and put the labels together.
 
+    Where a label touches a face of its box, the box grows there and is segmented anew.
+
     Args:
         image: (C, X, Y, Z) with its affine.
         regions: from `regions_for`.
@@ -118,22 +125,18 @@ def find(image: MetaTensor, regions: Sequence[Region], segmenter: SegmentsImages
     affine = np.asarray(image.affine, dtype=np.float64)
     shape = tuple(image.shape[1:])
     classes = segmenter.domain.classes
-    everything: Window = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
     parts: list[Part] = []
     seconds: dict[str, float] = {}
     warnings: list[str] = []
     for region in regions or [Region(WHOLE, (0.0, 0.0, 0.0), BOX)]:
-        window = window_of(region, affine, shape) if regions else everything
         start = time.perf_counter()
         try:
-            label = np.asarray(segmenter.segment(cut(image, window)).label)[0].astype(np.uint8)
+            window, label, complete = _on_region(image, region, segmenter) if regions else _on_all(image, segmenter)
         except InputError as error:
             raise InputError(f"{source}, {region.name}: {error}" if regions else str(error)) from None
         seconds[region.name] = time.perf_counter() - start
-        if regions and _on_faces(label):
-            warnings.append(
-                f"{region.name}: the label touches a face of its box, which may cut the hippocampus off; move its centre"
-            )
+        if not complete:
+            warnings.append(f"{region.name}: the label still touches a face of its box, or of the image; is its centre right?")
         # Sides are told apart before pasting, so that one paste settles whose every voxel is.
         parts.append(Part(region, window, np.where(label > 0, label + len(parts) * len(classes), 0).astype(np.uint8)))
     sides = paste(parts, shape, affine)
@@ -147,7 +150,8 @@ def find(image: MetaTensor, regions: Sequence[Region], segmenter: SegmentsImages
     for index, part in enumerate(parts):
         own = one_side(sides, index, len(classes))
         warnings += _doubts(part.region.name, volumes[part.region.name], own, affine, segmenter.domain)
-    return Finding(label, sides, volumes, warnings, seconds)
+    windows = {part.region.name: part.window for part in parts}
+    return Finding(label, sides, volumes, windows, warnings, seconds)
 
 
 def one_side(sides: np.ndarray, index: int, classes: int) -> np.ndarray:
@@ -160,6 +164,28 @@ def one_side(sides: np.ndarray, index: int, classes: int) -> np.ndarray:
     """
     first = index * classes + 1
     return np.where((sides >= first) & (sides < first + classes), sides - (first - 1), 0).astype(np.uint8)
+
+
+def _on_region(image: MetaTensor, region: Region, segmenter: SegmentsImages) -> tuple[Window, np.ndarray, bool]:
+    """The window that was segmented at last, its label, and whether that touches none of its faces."""
+    affine, shape = np.asarray(image.affine, dtype=np.float64), image.shape[1:]
+    window = window_of(region, affine, shape)
+    label = _segment(cut(image, window), segmenter)
+    for _ in range(GROWTHS):
+        larger = grown(window, label, GROWTH, affine, shape)
+        if larger == window:
+            break
+        window, label = larger, _segment(cut(image, larger), segmenter)
+    return window, label, not any(label.take(index, axis).any() for axis in range(3) for index in (0, -1))
+
+
+def _on_all(image: MetaTensor, segmenter: SegmentsImages) -> tuple[Window, np.ndarray, bool]:
+    x, y, z = (slice(0, n) for n in image.shape[1:])
+    return (x, y, z), _segment(cut(image, (x, y, z)), segmenter), True
+
+
+def _segment(image: MetaTensor, segmenter: SegmentsImages) -> np.ndarray:
+    return np.asarray(segmenter.segment(image).label)[0].astype(np.uint8)
 
 
 def _doubts(side: str, volumes: Mapping[str, float], label: np.ndarray, affine: np.ndarray, domain: Domain) -> list[str]:
@@ -179,7 +205,3 @@ def _doubts(side: str, volumes: Mapping[str, float], label: np.ndarray, affine: 
         if middle["anterior"][1] <= middle["posterior"][1]:
             doubts.append(f"{side}: anterior does not lie in front of posterior; are the image's directions right?")
     return doubts
-
-
-def _on_faces(label: np.ndarray) -> bool:
-    return any(label.take(index, axis).any() for axis in range(3) for index in (0, -1))

@@ -11,7 +11,7 @@ from scipy import sparse
 __all__ = ["draw_surfaces", "shaded", "surface_of"]
 
 ROUNDS = 20
-LARGEST = 96  # voxels along an axis; larger masks are thinned out, for a picture shows no more
+LARGEST = 64  # voxels along an axis; larger masks are thinned out, for a picture shows no more
 
 
 def draw_surfaces(
@@ -41,7 +41,7 @@ def draw_surfaces(
             axes.add_collection3d(Poly3DCollection(faces, facecolors=colour_of_face, edgecolors=colour_of_face, linewidths=0.4))
     for set_limits, middle in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), centre, strict=True):
         set_limits(middle - half, middle + half)
-    axes.set_box_aspect((1, 1, 1), zoom=1.35)
+    axes.set_box_aspect((1, 1, 1), zoom=1.2)
     corner = centre + half * np.array([0.75, 0.2, -0.9])
     for letter, step in zip("RAS", np.eye(3) * 0.3 * half, strict=True):
         axes.plot(*zip(corner, corner + step, strict=True), color="white", linewidth=1.0)

@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 
 from custom_components.errors import InputError
-from custom_components.inference.regions import Part, Region, cut, extent, owned, paste, window_of
+from custom_components.inference.regions import Part, Region, cut, extent, grown, owned, paste, window_of
 
 ORIENTATIONS = [
     np.array(list(zip(order, flips, strict=True)))
@@ -155,3 +155,13 @@ def test_labels_that_do_not_fit_their_window_are_a_programming_error() -> None:
 def test_extent_follows_the_array_axes_of_an_oblique_image() -> None:
     turn = Rotation.from_euler("xyz", [0.3, -0.2, 0.5]).as_matrix() @ np.diag([0.5, 2.0, 1.0])
     assert extent((10, 20, 30), from_matvec(turn, [1, 2, 3])) == pytest.approx((5.0, 40.0, 30.0))
+
+
+def test_a_window_grows_only_at_the_faces_its_label_touches_and_within_the_image() -> None:
+    affine = from_matvec(np.diag([-2.0, 1.0, 0.5]), [0, 0, 0])
+    window = (slice(3, 9), slice(4, 10), slice(10, 20))
+    label = np.zeros((6, 6, 10), np.uint8)
+    assert grown(window, label, 4.0, affine, (20, 20, 20)) == window
+    label[0, 3, 3] = label[2, 5, 9] = 1
+    assert grown(window, label, 4.0, affine, (20, 13, 26)) == (slice(1, 9), slice(4, 13), slice(10, 26))
+    assert grown(window, label, 4.0, affine, (20, 30, 40)) == (slice(1, 9), slice(4, 14), slice(10, 28))

@@ -6,27 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from matplotlib.image import imread
-from monai.data import MetaTensor
 from nibabel.affines import apply_affine, from_matvec
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from custom_components.data import read_image
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference.outputs import nifti_bytes, write_together
-from custom_components.inference.sides import find, is_mni152, one_side, regions_for
-
-TISSUE, ANTERIOR, POSTERIOR = 50, 150, 220
+from tests.inference.heads import ANTERIOR, Oracle, head, truth
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +33,9 @@ def script(repository: Path) -> ModuleType:
     return module
 
 
-@dataclass
-class Oracle:
-    """Segments by grey level, as a perfect network would."""
-
-    domain: Domain
-    swapped: bool = False
-
-    def segment(self, image: MetaTensor) -> SimpleNamespace:
-        values = image.as_tensor()
-        if values.max() == values.min():
-            raise InputError("the image is constant")
-        first, second = (POSTERIOR, ANTERIOR) if self.swapped else (ANTERIOR, POSTERIOR)
-        return SimpleNamespace(label=((values == first) + 2 * (values == second)).to(torch.uint8))
-
-
 @pytest.fixture(scope="module")
 def oracle(bundle: Path) -> Oracle:
     return Oracle(Domain.from_file(bundle / "configs" / "domain.json"))
-
-
-def head(
-    codes: str = "RAS", spacing: tuple[float, ...] = (2.0, 2.0, 2.5), shift: tuple[float, ...] = (0, 0, 0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """A head with two hippocampi of about 3 cm³ where MNI152 has them, moved by ``shift`` mm, and its affine."""
-    shape = tuple(int(180 / s) for s in spacing)
-    affine = from_matvec(np.diag(spacing), [-89.0, -112.0, -80.0])
-    where = apply_affine(affine, np.stack(np.indices(shape), axis=-1)) - shift
-    values = np.full(shape, TISSUE, np.int16)
-    for x in (-27, 27):
-        for (y, z), radius, level in (((-32, -11), (6, 12, 6), POSTERIOR), ((-16, -19), (7, 8, 7), ANTERIOR)):
-            values[(((where - (x, y, z)) / radius) ** 2).sum(axis=-1) < 1] = level
-    orientation = ornt_transform(axcodes2ornt(tuple("RAS")), axcodes2ornt(tuple(codes)))
-    return apply_orientation(values, orientation), affine @ inv_ornt_aff(orientation, shape)
-
-
-def truth(values: np.ndarray) -> np.ndarray:
-    return ((values == ANTERIOR) + 2 * (values == POSTERIOR)).astype(np.uint8)
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray, code: int) -> Path:
@@ -86,10 +45,6 @@ def save(path: Path, values: np.ndarray, affine: np.ndarray, code: int) -> Path:
     image.header["descrip"] = b"Jane Doe"
     nib.save(image, path)
     return path
-
-
-def tensor(values: np.ndarray, affine: np.ndarray) -> MetaTensor:
-    return MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=affine)
 
 
 @pytest.mark.parametrize(("codes", "spacing"), [("RAS", (2.0, 2.0, 2.5)), ("PIR", (1.6, 2.0, 2.2)), ("LSA", (2.3, 1.9, 2.0))])
@@ -135,28 +90,6 @@ def test_a_crop_is_segmented_as_it_is(script: ModuleType, oracle: Oracle, tmp_pa
     assert list(json.loads(files["volumes"].read_text())["volumes_mm3"]) == ["region"]
 
 
-def test_centres_find_hippocampi_that_are_not_where_mni152_has_them(oracle: Oracle) -> None:
-    shift = (9.0, 21.0, -14.0)
-    values, affine = head("LPS", shift=shift)
-    image = tensor(values, affine)
-    centres = {side: tuple(np.add((x, -22, -15), shift)) for side, x in (("left", -27), ("right", 27))}
-    finding = find(image, regions_for(image, "head", False, centres), oracle, "head")
-    np.testing.assert_array_equal(finding.label, truth(values))
-    assert finding.warnings == []
-    one = find(image, regions_for(image, "head", False, {"right": centres["right"]}), oracle, "head")
-    np.testing.assert_array_equal(one.label, one_side(finding.sides, 1, 2))
-    assert list(one.volumes) == ["right"]
-
-
-@pytest.mark.parametrize(("sform", "qform", "expected"), [(4, 0, True), (0, 4, True), (1, 4, False), (4, 1, True), (0, 0, False)])
-def test_the_code_of_the_affine_in_use_decides(tmp_path: Path, sform: int, qform: int, expected: bool) -> None:
-    image = nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.eye(4))
-    image.set_sform(np.eye(4), sform)
-    image.set_qform(np.eye(4), qform)
-    nib.save(image, tmp_path / "a.nii")
-    assert is_mni152(read_image(tmp_path / "a.nii")) is expected
-
-
 def test_a_head_in_unknown_space_is_one_error_that_says_what_to_do(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,46 +101,6 @@ def test_a_head_in_unknown_space_is_one_error_that_says_what_to_do(
     assert "--space mni" in printed.err
     assert "--centre-left" in printed.err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("mni", "centres", "message"),
-    [
-        (False, {"left": (30, -20, -10), "right": (-30, -20, -10)}, "left centre .* is not to the left"),
-        (False, {"left": (-80, -20, -10)}, "left box .* reaches outside the image"),
-        (True, {"left": (-27, -22, -15)}, "not both"),
-    ],
-)
-def test_boxes_that_cannot_be_right_are_refused(mni: bool, centres: dict[str, tuple[float, float, float]], message: str) -> None:
-    with pytest.raises(InputError, match=f"head.nii: .*{message}"):
-        regions_for(tensor(*head()), "head.nii", mni, centres)
-
-
-def test_an_empty_box_is_refused_by_its_name(oracle: Oracle) -> None:
-    image = tensor(*head())
-    with pytest.raises(InputError, match=r"head\.nii, left: the image is constant"):
-        find(image, regions_for(image, "head.nii", False, {"left": (-20, 30, 40)}), oracle, "head.nii")
-
-
-def test_what_is_implausible_is_said(oracle: Oracle) -> None:
-    values, affine = head()
-    image = tensor(values, affine)
-    regions = regions_for(image, "head", True, {})
-
-    def warnings(change: np.ndarray, segmenter: Oracle = oracle, boxes: list[object] = regions) -> list[str]:
-        return find(tensor(change, affine), boxes, segmenter, "head").warnings  # type: ignore[arg-type]
-
-    where = apply_affine(affine, np.stack(np.indices(values.shape), axis=-1))
-    cut_down = (where[..., 0] > 0) & ((values == POSTERIOR) | (where[..., 2] > -19))
-    missing = warnings(np.where(cut_down, TISSUE, values))
-    assert ["right: no voxel is posterior" in w for w in missing] == [True, False]
-    assert "right: 0." in missing[1]
-    assert "is outside 1.5 to 6 cm³" in missing[1]
-    assert [w.split(";")[0] for w in warnings(values, replace(oracle, swapped=True))] == [
-        f"{side}: anterior does not lie in front of posterior" for side in ("left", "right")
-    ]
-    moved = regions_for(image, "head", False, {"left": (-27.0, -4.0, -15.0)})
-    assert any("touches a face of its box" in w for w in warnings(values, boxes=moved))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
