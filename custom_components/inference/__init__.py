@@ -1,7 +1,7 @@
 """From an image file to a label on the same grid: steps before and after the network, sliding windows, file names."""
 
 from custom_components.inference.chain import postprocessing, preprocessing
-from custom_components.inference.files import check_names, find_images, label_path, output_name
+from custom_components.inference.files import check_names, check_output_dir, find_images, label_path, output_name
 from custom_components.inference.segmenter import Segmentation, Segmenter
 from custom_components.inference.windows import WindowInferer, distance_weights
 
@@ -10,6 +10,7 @@ __all__ = [
     "Segmenter",
     "WindowInferer",
     "check_names",
+    "check_output_dir",
     "distance_weights",
     "find_images",
     "label_path",

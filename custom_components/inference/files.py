@@ -11,7 +11,7 @@ from typing import Any
 from custom_components.data import ImagePath, image_name
 from custom_components.errors import InputError
 
-__all__ = ["check_names", "find_images", "label_path", "output_name"]
+__all__ = ["check_names", "check_output_dir", "find_images", "label_path", "output_name"]
 
 POSTFIX = "_seg"
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -57,6 +57,20 @@ def check_names(images: Sequence[ImagePath]) -> None:
                 "segment them into different folders"
             )
         seen[name] = image
+
+
+def check_output_dir(folder: str | Path) -> None:
+    """Find out before hours of work, and without making anything, that a folder can be written to or made.
+
+    Raises:
+        InputError: it, or the nearest folder above it that exists, is a file or may not be written to.
+    """
+    path = Path(folder).expanduser().absolute()
+    nearest = next(p for p in (path, *path.parents) if p.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: cannot be made, since {nearest} is a file; choose another output folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: you may not write to {nearest}; choose another output folder")
 
 
 def label_path(output_dir: str | Path, image: ImagePath) -> Path:

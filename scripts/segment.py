@@ -1,0 +1,177 @@
+"""Segment images with a bundle; every label is written as OUTPUT_DIR/<image name>_seg.nii.gz on the image's own grid.
+
+IMAGE is a NIfTI, NRRD or MetaImage file, a folder of these, a folder with one DICOM series (or a folder of such folders), a
+glob in quotes, or the files of one image's channels joined by commas. Several can be given. Labels that are already there are
+skipped, so a run that was stopped goes on where it was; --overwrite makes them anew.
+
+Example:
+
+    python scripts/segment.py case_001.nii.gz 'more/*.nii.gz' --bundle bundles/hippocampus_mri_segmentation --output-dir labels
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from custom_components.errors import InputError
+
+if TYPE_CHECKING:  # torch and MONAI take seconds to import: --help must not wait for them
+    from custom_components.inference import Segmenter
+
+app = typer.Typer(add_completion=False)
+console = Console(soft_wrap=True, highlight=False, markup=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass
+class Outcome:
+    """What became of one image; the fields are those of the report."""
+
+    image: str | list[str]
+    status: str  # done, skipped, failed
+    output: str | None = None
+    error: str | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
+    volumes_mm3: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@app.command(help=__doc__)
+def segment(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.", show_default=False)],
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default=False)],
+    output_dir: Annotated[Path, typer.Option(help="Where the labels go.", show_default=False)],
+    report: Annotated[Path | None, typer.Option(help="JSON with versions, hashes, times and volumes.")] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: slower, a little better.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; CUDA where there is one, if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make labels anew that are already there.")] = False,
+) -> None:
+    started = time.perf_counter()
+    try:
+        from custom_components.inference import Segmenter, check_names, check_output_dir
+
+        seconds = {"import": time.perf_counter() - started}
+        check_output_dir(output_dir)
+        if report is not None:
+            check_output_dir(report.parent)
+        found, outcomes = _find(images)
+        check_names(found)
+        if found:
+            before = time.perf_counter()
+            segmenter = Segmenter.from_bundle(bundle, device, flips)
+            seconds["load"] = time.perf_counter() - before
+            outcomes += _run(segmenter, found, output_dir, overwrite)
+            if report is not None:
+                seconds["total"] = time.perf_counter() - started
+                _write_report(report, segmenter, bundle, flips, seconds, outcomes)
+    except InputError as error:
+        errors.print(f"Error: {_line(error)}", style="red")
+        raise typer.Exit(1) from None
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        errors.print(f"Error: {outcome.error}", style="red")
+    if len(outcomes) > 1:
+        console.print(_summary(outcomes))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _find(inputs: list[str]) -> tuple[list[str | list[str]], list[Outcome]]:
+    """The images, and what is wrong with inputs that name none: these do not stop the others."""
+    from custom_components.inference import find_images
+
+    found: list[str | list[str]] = []
+    failed: list[Outcome] = []
+    for given in inputs:
+        try:
+            found += [image for image in find_images(given) if image not in found]
+        except InputError as error:
+            failed.append(Outcome(given, "failed", error=_line(error)))
+    return found, failed
+
+
+def _run(segmenter: Segmenter, images: list[str | list[str]], output_dir: Path, overwrite: bool) -> list[Outcome]:
+    from custom_components.inference import label_path
+
+    outcomes = []
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors) as progress:
+        task = progress.add_task("segmenting", total=len(images))
+        for image in images:
+            target = label_path(output_dir, image)
+            progress.update(task, description=target.name)
+            if target.exists() and not overwrite:
+                outcome = Outcome(image, "skipped", str(target))
+                console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
+            else:
+                outcome = _segment(segmenter, image, target)
+            outcomes.append(outcome)
+            progress.advance(task)
+    return outcomes
+
+
+def _segment(segmenter: Segmenter, image: str | list[str], target: Path) -> Outcome:
+    from custom_components.inference.report import file_sha256, image_sha256
+
+    try:
+        result = segmenter.segment(image)
+        before = time.perf_counter()
+        result.save(target)
+        seconds = {**result.seconds, "save": time.perf_counter() - before}
+        sha256 = {"image": image_sha256(image), "output": file_sha256(target)}
+    except InputError as error:
+        return Outcome(image, "failed", error=_line(error))
+    except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a disk that is full: the next image may do
+        return Outcome(image, "failed", error=f"{image}: {type(error).__name__}: {_line(error)}")
+    volumes = ", ".join(f"{name} {volume:.0f} mm³" for name, volume in result.volumes.items())
+    console.print(f"{target}: {volumes} ({sum(seconds.values()):.1f} s)")
+    return Outcome(image, "done", str(target), sha256=sha256, volumes_mm3=result.volumes, seconds=seconds)
+
+
+def _write_report(
+    path: Path, segmenter: Segmenter, bundle: Path, flips: bool, seconds: dict[str, float], outcomes: list[Outcome]
+) -> None:
+    from custom_components.data import atomic_path
+    from custom_components.inference.report import versions, weights_sha256
+
+    content: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bundle": str(bundle),
+        "domain": segmenter.domain.name,
+        "weights_sha256": weights_sha256(bundle / "models", segmenter.domain.name),
+        "device": str(segmenter.device),
+        "flips": flips,
+        "versions": versions(),
+        "seconds": seconds,
+        "images": [asdict(outcome) for outcome in outcomes],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _summary(outcomes: list[Outcome]) -> Table:
+    classes = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_mm3))
+    table = Table("image", "result", *(f"{name}, mm³" for name in classes), "what is wrong")
+    for outcome in outcomes:
+        image = outcome.image if isinstance(outcome.image, str) else ",".join(outcome.image)
+        volumes = (f"{outcome.volumes_mm3[name]:.0f}" if name in outcome.volumes_mm3 else "" for name in classes)
+        table.add_row(Path(image).name or image, outcome.status, *volumes, outcome.error or "")
+    return table
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    app()
