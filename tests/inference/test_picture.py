@@ -155,7 +155,9 @@ def test_a_large_mask_is_thinned_out_and_stays_in_place() -> None:
     mask[5:195, 10:20, 10:20] = True
     faces = surface_of(mask, np.ones(3))
     assert len(faces) < 8000
-    np.testing.assert_allclose(faces.reshape(-1, 3).mean(axis=0), [99.5, 14.5, 14.5], atol=0.6)
+    offset = np.abs(faces.reshape(-1, 3).mean(axis=0) - [99.5, 14.5, 14.5])
+    assert offset[0] < 1.5  # every third voxel along it stands for three
+    assert offset[1:].max() < 0.1
 
 
 def test_faces_towards_the_light_are_brighter() -> None:
