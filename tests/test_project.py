@@ -1,10 +1,12 @@
 """What holds for the repository as a whole."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,24 @@ def test_requirements_are_exact_and_cover_the_package() -> None:
     needed = [*project["dependencies"], *project["optional-dependencies"]["test"], *project["optional-dependencies"]["onnx"]]
     names = {re.match(r"[\w-]+", requirement)[0] for requirement in needed} - {project["name"]}
     assert names - pinned == set()
+
+
+def test_every_import_is_of_a_required_package() -> None:
+    """What comes only as somebody else's dependency may go with their next release."""
+    lists = [ROOT / "requirements.txt", ROOT / "requirements-test.txt"]
+    required = {line.split("==")[0].lower() for path in lists for line in path.read_text(encoding="utf-8").splitlines()}
+    providers = packages_distributions()
+    found = set()
+    for path in [*ROOT.glob("custom_components/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("tests/**/*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
+                distributions = {name.lower() for name in providers.get(top, [])}
+                if distributions and not distributions & (required | {"u2net-monai"}):
+                    found.add(f"{path.relative_to(ROOT)}: {top}")
+    assert sorted(found) == []
 
 
 def test_importing_the_package_is_light() -> None:
