@@ -81,7 +81,7 @@ def table(results: dict[str, Any]) -> str:
         cells = [_cell(summary[name][metric], COLUMNS[metric][1]) for metric in shown]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     cases = len(results["cases"])
-    split = "all cases" if made["cases"] == "all" else f"the {made['cases']} cases of fold {made['fold']} ({made['folds']} folds)"
+    split = "all cases" if made["cases"] == "all" else f"the {made['cases']} cases of fold {made['fold']}; folds: {made['folds']}"
     note = (
         f"Mean over {cases} cases of {made['data']} ({split}), with the 95 % interval of a bootstrap over cases; "
         f"surface Dice at {made['tolerance_mm']:g} mm. Each case's scores are in [results.json](results.json). "
