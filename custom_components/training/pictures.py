@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from ignite import distributed as idist
 from ignite.engine import Events
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
 from monai.engines.workflow import Workflow
 from PIL import Image
 
@@ -49,8 +51,10 @@ class Overlays:
             if len(self._drawn) == self.cases:
                 return
             case = str(batch.get("case", f"case_{len(self._drawn)}"))
+            label = output["label"]
+            spacing = affine_to_spacing(label.affine).tolist() if isinstance(label, MetaTensor) else (1, 1, 1)
             image, label, pred = (np.asarray(torch.as_tensor(output[key])[0].cpu()) for key in ("image", "label", "pred"))
-            self._drawn[case] = overlay(image, label, pred, self.classes, case)
+            self._drawn[case] = overlay(image, label, pred, self.classes, case, spacing)
 
     def write(self, engine: Workflow) -> None:
         if not self._drawn:
@@ -66,14 +70,20 @@ class Overlays:
 
 
 def overlay(
-    image: np.ndarray, reference: np.ndarray | None, prediction: np.ndarray, classes: Sequence[str], title: str = ""
+    image: np.ndarray,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    classes: Sequence[str],
+    title: str = "",
+    spacing: Sequence[float] = (1, 1, 1),
 ) -> np.ndarray:
-    """Three planes through the middle of the segmentation.
+    """Three planes through the middle of the reference (of the prediction, where that is empty).
 
     Args:
         image, reference, prediction: (Z, Y, X), along superior, anterior, right; the last two class indices.
         classes: names of classes 1, 2, …
         title: above the picture.
+        spacing: voxel size along z, y, x, mm.
 
     Returns:
         (height, width, 3), uint8.
@@ -81,17 +91,17 @@ def overlay(
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    shown = prediction > 0 if reference is None or not (reference > 0).any() else reference > 0
+    shown = reference > 0 if (reference > 0).any() else prediction > 0
     where = np.argwhere(shown)
     middle = where.mean(0).round().astype(int) if len(where) else np.asarray(image.shape) // 2
     low, high = np.percentile(image, [1, 99])
     figure = Figure(figsize=(9, 3.4), layout="constrained", facecolor="black")
     colours = [f"C{i}" for i in range(1, len(classes) + 1)]
     for axis, (axes, name) in enumerate(zip(figure.subplots(1, 3), ("axial", "coronal", "sagittal"), strict=True)):
-        axes.imshow(image.take(middle[axis], axis), cmap="gray", vmin=low, vmax=high, origin="lower")
+        down, across = (spacing[i] for i in range(3) if i != axis)
+        plane = image.take(middle[axis], axis)
+        axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=down / across)
         for segmentation, style in ((reference, "dashed"), (prediction, "solid")):
-            if segmentation is None:
-                continue
             plane = segmentation.take(middle[axis], axis)
             for index, colour in enumerate(colours, start=1):
                 if 0 < (plane == index).sum() < plane.size:
