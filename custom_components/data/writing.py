@@ -55,6 +55,19 @@ class AtomicNiftiWriter(NibabelWriter):
     The file is written under a temporary name beside its place, then renamed; a reader sees the old file or the new.
     """
 
+    @classmethod
+    def resample_if_needed(  # type: ignore[override]  # the options are passed on by name
+        cls, data_array: Any, affine: Any = None, target_affine: Any = None, output_spatial_shape: Any = None, **options: Any
+    ) -> tuple[Any, Any]:
+        """As MONAI's, except that nothing happens where no other grid is asked for.
+
+        MONAI 1.6 takes a volume without channels for a 2-D image there (Project-MONAI/MONAI, issue 9068) and resamples it
+        by two rows of its affine: a wrong shape, or "not invertible" for a sagittal image.
+        """
+        if target_affine is None and output_spatial_shape is None:
+            return data_array, affine
+        return super().resample_if_needed(data_array, affine, target_affine, output_spatial_shape, **options)
+
     def write(self, filename: str | os.PathLike[str], verbose: bool = False, **obj_kwargs: Any) -> None:
         """Write the data set before.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from custom_components.domain import Domain
 from custom_components.inference import preprocessing
+from custom_components.networks import U2Net
+from custom_components.weights import save_bundle_weights
 
 BACKGROUND, CONTRAST = 500.0, 300.0
 THRESHOLD = BACKGROUND + CONTRAST / 2
@@ -128,3 +133,16 @@ def oracle(domain: Domain, image: MetaTensor) -> Thresholds:
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * np.logical_and(one, other).sum() / max(1, one.sum() + other.sum())
+
+
+def small_bundle(bundle: Path, folder: Path) -> Path:
+    """A bundle's own configs with a small random network, whose predictions on a phantom have every class."""
+    shutil.copytree(bundle / "configs", folder / "configs")
+    config = folder / "configs" / "inference.json"
+    values = json.loads(config.read_text())
+    values["network_def"]["channels"] = [4, 8, 8, 8]
+    config.write_text(json.dumps(values, indent=4))
+    domain = Domain.from_file(folder / "configs" / "domain.json")
+    torch.manual_seed(3)
+    save_bundle_weights(U2Net({domain.name: domain.network}, (4, 8, 8, 8), deep_supervision="heads"), folder / "models")
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,19 @@ from monai.bundle import run as run_bundle
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 
-from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter, preprocessing
-from custom_components.networks import U2Net
 from custom_components.transforms import LargestClassd
-from custom_components.weights import save_bundle_weights
+from tests.inference.oracles import small_bundle
 from tests.phantoms import affine_of, hippocampus_like, save_dicom_series, save_itk, save_nifti
 
 AFFINE = affine_of((1.1, 0.9, 1.3), (12, -8, 20), (5, -6, 7), axes=(2, 0, 1), flips=(1, -1, 1))
+SAGITTAL = affine_of((0.9, 1.0, 1.2), axes=(1, 2, 0), flips=(-1, 1, 1))
 
 
 @pytest.fixture(scope="module")
 def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle's own configs with a small random network, whose predictions have every class."""
-    folder = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(bundle / "configs", folder / "configs")
-    parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.json"))
-    parser.config["network_def"]["channels"] = [4, 8, 8, 8]
-    ConfigParser.export_config_file(parser.config, str(folder / "configs" / "inference.json"), indent=4)
-    domain = Domain.from_file(folder / "configs" / "domain.json")
-    torch.manual_seed(3)
-    network = U2Net({domain.name: domain.network}, (4, 8, 8, 8), deep_supervision="heads")
-    save_bundle_weights(network, folder / "models")
-    return folder
+    return small_bundle(bundle, tmp_path_factory.mktemp("bundle") / "small")
 
 
 def run(small: Path, **override: Any) -> None:
@@ -54,7 +41,7 @@ def images(folder: Path) -> list[str]:
     volumes = [hippocampus_like(seed=seed, border=seed)[0] for seed in range(3)]
     return [
         str(save_nifti(folder / "one.t1.nii.gz", volumes[0], AFFINE)),
-        str(save_itk(folder / "two.nrrd", volumes[1], AFFINE)),
+        str(save_itk(folder / "two.nrrd", volumes[1], SAGITTAL)),
         str(save_dicom_series(folder / "three.1", volumes[2], affine_of((1.2, 1, 0.9), (10, 5, 0)))),
     ]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from custom_components.data import read_image
-from custom_components.inference import Segmenter
+from custom_components.inference import Segmentation, Segmenter
 from tests.inference.oracles import dice, domain_of, oracle, sample
 from tests.phantoms import affine_of, save_dicom_series, save_itk, save_nifti
 
@@ -122,6 +122,17 @@ def test_every_format_comes_back_on_its_own_grid(kind: str, tmp_path: Path) -> N
         assert dice(labelled == index, truth == index) > 0.97
         volume = (labelled == index).sum() * abs(np.linalg.det(affine[:3, :3]))
         assert result.volumes[domain.classes[index - 1]] == pytest.approx(volume, rel=1e-4)
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
+def test_what_is_saved_is_what_was_segmented(axes: tuple[int, ...], tmp_path: Path) -> None:
+    """Sagittal and coronal stacks too, whose affine has zeros where an axial one has its voxel size."""
+    affine = affine_of((2.0, 2.5, 3.0), origin=(4, -5, 6), axes=axes, flips=(-1, 1, -1))
+    label = MetaTensor(torch.arange(5 * 6 * 7).reshape(1, 5, 6, 7) % 3, affine=affine).to(torch.uint8)
+    Segmentation(label, {}, {}).save(tmp_path / "label.nii.gz")
+    written = nib.load(tmp_path / "label.nii.gz")
+    assert np.array_equal(np.asarray(written.dataobj), label.numpy()[0])
+    np.testing.assert_allclose(written.affine, affine, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 7), (2, 2, 2), (9, 5, 33)])
