@@ -120,7 +120,8 @@ def test_bundle_is_complete(bundle: Path) -> None:
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda p: p.name)
 def test_both_forms_of_the_weights_are_the_same_network(bundle: Path) -> None:
     from custom_components.domain import Domain
-    from custom_components.weights import fingerprint, load_network, read_tensors
+    from custom_components.networks import fingerprint
+    from custom_components.weights import load_network, read_tensors
 
     network = load_network(bundle / "models", Domain.from_file(bundle / "configs" / "domain.json"))
     assert fingerprint(network.state_dict()) == fingerprint(read_tensors(bundle / "models" / "model.pt"))

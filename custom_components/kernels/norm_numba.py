@@ -13,6 +13,7 @@ import numpy as np
 
 __all__ = ["backward_range", "forward_range"]
 
+_BLOCK = 1024
 _FAST = {"contract", "reassoc", "nsz"}
 
 
@@ -31,14 +32,21 @@ def forward_range(x, weight, bias, eps, slope, out, mean, rstd, start, stop):  #
     for m in range(start, stop):
         row = x[m]
         shift = row[0]  # sums of deviations from one voxel: no cancellation for images far from zero
-        total = np.float32(0)
-        for i in range(n):
-            total += row[i] - shift
-        mu = shift + total / np.float32(n)
-        squares = np.float32(0)
-        for i in range(n):
-            d = row[i] - mu
-            squares += d * d
+        # float32 within a block, float64 across blocks: as fast as float32, as exact as torch.
+        total = 0.0
+        for block in range(0, n, _BLOCK):
+            part = np.float32(0)
+            for i in range(block, min(block + _BLOCK, n)):
+                part += row[i] - shift
+            total += part
+        mu = np.float32(shift + total / n)
+        squares = 0.0
+        for block in range(0, n, _BLOCK):
+            part = np.float32(0)
+            for i in range(block, min(block + _BLOCK, n)):
+                d = row[i] - mu
+                part += d * d
+            squares += part
         r = np.float32(1.0 / math.sqrt(squares / n + eps))
         mean[m] = mu
         rstd[m] = r
@@ -70,18 +78,23 @@ def backward_range(gradient, x, weight, bias, mean, rstd, slope, out, gw, gb, st
         scale = weight[c] * r
         offset = bias[c] - mean[m] * scale
         shift = mean[m]
-        sum_g = np.float32(0)
-        sum_gx = np.float32(0)
-        for i in range(n):
-            v = row[i] * scale + offset
-            d = g[i] if v > 0 else g[i] * slope
-            sum_g += d
-            sum_gx += d * (row[i] - shift)
+        sum_g = 0.0
+        sum_gx = 0.0
+        for block in range(0, n, _BLOCK):
+            part_g = np.float32(0)
+            part_gx = np.float32(0)
+            for i in range(block, min(block + _BLOCK, n)):
+                v = row[i] * scale + offset
+                d = g[i] if v > 0 else g[i] * slope
+                part_g += d
+                part_gx += d * (row[i] - shift)
+            sum_g += part_g
+            sum_gx += part_gx
         sum_gx *= r
         gb[m] = sum_g
         gw[m] = sum_gx
-        a = sum_g / np.float32(n)
-        b = sum_gx / np.float32(n) * r
+        a = np.float32(sum_g / n)
+        b = np.float32(sum_gx / n * r)
         target = out[m]
         for i in range(n):
             v = row[i] * scale + offset

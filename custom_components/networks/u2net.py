@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from custom_components.networks.fingerprint import fingerprint
 from custom_components.networks.layers import initialise
 from custom_components.networks.parts import Plan, Shape, build_domain, build_trunk
 from custom_components.networks.path import DomainPath, divisors
@@ -97,6 +98,8 @@ class U2Net(nn.Module):
             raise ValueError(f"domain name '{name}': lower-case letters, digits and underscores are allowed")
         if name in self.domains:
             raise ValueError(f"domain '{name}' exists already")
+        if hasattr(self.domains, name):
+            raise ValueError(f"domain name '{name}': torch keeps this word for itself; choose another")
         shape = Shape.from_mapping(name, description, self.plan)
         for field, own, trunk in zip(
             ("strides", "kernel_sizes"), shape.trunk_needs(self.plan), self._trunk_shape.trunk_needs(self.plan), strict=True
@@ -125,8 +128,6 @@ class U2Net(nn.Module):
 
     def trunk_fingerprint(self) -> str:
         """SHA-256 over the trunk's tensors, as hexadecimal digits: an adapter belongs to one trunk."""
-        from custom_components.weights.fingerprint import fingerprint  # weights builds networks: import on use
-
         return fingerprint(self.trunk_state())
 
     @property

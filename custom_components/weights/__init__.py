@@ -2,7 +2,6 @@
 
 from custom_components.weights.adapters import load_adapter, load_network, load_trunk, save_bundle_weights
 from custom_components.weights.files import WeightsError, read_tensors
-from custom_components.weights.fingerprint import fingerprint
 from custom_components.weights.original import ImportedNetwork, convert_original, import_original
 from custom_components.weights.states import check_state, load_state, save_state
 
@@ -11,7 +10,6 @@ __all__ = [
     "WeightsError",
     "check_state",
     "convert_original",
-    "fingerprint",
     "import_original",
     "load_adapter",
     "load_network",

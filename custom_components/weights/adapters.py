@@ -15,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from custom_components.domain import Domain
+from custom_components.networks import fingerprint
 from custom_components.weights.files import WeightsError, read_safetensors, write_tensors
-from custom_components.weights.fingerprint import fingerprint
 from custom_components.weights.states import check_finite, check_state
 
 if TYPE_CHECKING:

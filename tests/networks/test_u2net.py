@@ -167,6 +167,7 @@ def test_kernels_and_reference_give_the_same_gradients_per_tensor(monkeypatch):
         (lambda net: net(torch.zeros(1, 1, 8, 8, 8), "b"), ["no domain 'b'", "a"]),
         (lambda net: net.add_domain("a", description(1, 2, (2, 2, 2))), ["exists"]),
         (lambda net: net.add_domain("B!", description(1, 2, (2, 2, 2))), ["B!"]),
+        (lambda net: net.add_domain("pop", description(1, 2, (2, 2, 2))), ["pop"]),
         (lambda net: net.add_domain("b", description(1, 2, (3, 3, 3))), ["levels", "3"]),
         (lambda net: net.add_domain("b", {"in_channels": 1}), ["out_channels"]),
         (lambda net: tiny(adapter="sepparable"), ["sepparable", "series"]),

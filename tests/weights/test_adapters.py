@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from custom_components.domain import Domain
-from custom_components.networks import U2Net
-from custom_components.weights import WeightsError, fingerprint, load_network, load_state, save_bundle_weights
+from custom_components.networks import U2Net, fingerprint
+from custom_components.weights import WeightsError, load_network, load_state, save_bundle_weights
 
 DOMAIN = Domain.from_file(Path(__file__).parents[2] / "bundles" / "hippocampus_mri_segmentation" / "configs" / "domain.json")
 TINY = {"in_channels": 2, "out_channels": 2, "strides": [[1, 2, 2]], "kernel_sizes": [[1, 3, 3], [3, 3, 3]]}

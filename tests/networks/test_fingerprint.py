@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_components.weights import fingerprint
+from custom_components.networks import fingerprint
 
 
 def state() -> dict[str, torch.Tensor]:
