@@ -31,8 +31,8 @@ class Resume:
     """Write the state of a training after every epoch, and continue from it.
 
     The file holds weights, optimizer, schedule, epoch and best score. Random states are not in it: every random number
-    of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`). List it last in the trainer's
-    handlers, so that what it saves is the state at the end of the epoch.
+    of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`). List it after the trainer's handlers
+    that change the state (schedule, validation), so that what it saves is the state at the end of the epoch.
 
     Args:
         path: the checkpoint. Written under a temporary name and then renamed: a kill leaves the previous one.
