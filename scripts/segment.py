@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from custom_components.errors import InputError
 
@@ -161,11 +161,15 @@ def _write_report(
 
 def _summary(outcomes: list[Outcome]) -> Table:
     classes = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_mm3))
-    table = Table("image", "result", *(f"{name}, mm³" for name in classes), "what is wrong")
+    table = Table(Column("image", overflow="fold"), "result", *(f"{name}, mm³" for name in classes))
+    failures = any(outcome.error for outcome in outcomes)
+    if failures:
+        table.add_column("what is wrong", overflow="fold")
     for outcome in outcomes:
         image = outcome.image if isinstance(outcome.image, str) else ",".join(outcome.image)
         volumes = (f"{outcome.volumes_mm3[name]:.0f}" if name in outcome.volumes_mm3 else "" for name in classes)
-        table.add_row(Path(image).name or image, outcome.status, *volumes, outcome.error or "")
+        wrong = [outcome.error or ""] if failures else []
+        table.add_row(Path(image).name or image, outcome.status, *volumes, *wrong)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from monai.data import NibabelWriter
 from custom_components.errors import InputError
 
 __all__ = ["AtomicNiftiWriter", "atomic_path"]
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -75,4 +78,6 @@ class AtomicNiftiWriter(NibabelWriter):
             InputError: the folder cannot be written to.
         """
         with atomic_path(Path(filename)) as temporary:
-            super().write(temporary, verbose=verbose, **obj_kwargs)
+            super().write(temporary, verbose=False, **obj_kwargs)
+        if verbose:  # MONAI's own message would name the temporary file
+            logger.info(f"written: {filename}")

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -222,3 +224,8 @@ def test_inputs_are_files_folders_globs_and_channels(tmp_path: Path) -> None:
     series = [save_dicom_series(tmp_path / "studies" / name, hippocampus_like((8, 8, 8))[0]) for name in ("a", "b")]
     assert find_images(series[0]) == [str(series[0])]
     assert find_images(tmp_path / "studies") == [str(folder) for folder in series]
+
+
+def test_help_does_not_wait_for_torch(repository: Path) -> None:
+    code = "import sys, scripts.segment; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
