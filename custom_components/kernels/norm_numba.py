@@ -38,7 +38,7 @@ def forward_range(x, weight, bias, eps, slope, out, mean, rstd, start, stop):  #
             part = np.float32(0)
             for i in range(block, min(block + _BLOCK, n)):
                 part += row[i] - shift
-            total += part
+            total += float(part)
         mu = np.float32(shift + total / n)
         squares = 0.0
         for block in range(0, n, _BLOCK):
@@ -46,7 +46,7 @@ def forward_range(x, weight, bias, eps, slope, out, mean, rstd, start, stop):  #
             for i in range(block, min(block + _BLOCK, n)):
                 d = row[i] - mu
                 part += d * d
-            squares += part
+            squares += float(part)
         r = np.float32(1.0 / math.sqrt(squares / n + eps))
         mean[m] = mu
         rstd[m] = r
@@ -88,8 +88,8 @@ def backward_range(gradient, x, weight, bias, mean, rstd, slope, out, gw, gb, st
                 d = g[i] if v > 0 else g[i] * slope
                 part_g += d
                 part_gx += d * (row[i] - shift)
-            sum_g += part_g
-            sum_gx += part_gx
+            sum_g += float(part_g)
+            sum_gx += float(part_gx)
         sum_gx *= r
         gb[m] = sum_g
         gw[m] = sum_gx
