@@ -15,7 +15,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from custom_components.errors import InputError
-from custom_components.weights import load_state
+from custom_components.weights import load_state, read_tensors
 from tests.bundles.training_runs import last, overrides, workflow
 
 
@@ -108,6 +108,18 @@ def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) 
     state = last(tmp_path)
     assert state["settings"]["batch_size"] == 2
     assert len(state["objects"]["lr_scheduler"]["values"]) == 1
+
+
+def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path, trained: Path, tmp_path: Path) -> None:
+    given = trained / "models" / "model.pt"
+    values = overrides(bundle, phantom_data, tmp_path, weights=str(given), max_epochs=1)
+    flow = workflow(bundle, ["train.json", "continue_training.json"], values)
+    start = flow.parser.get_parsed_content("network").state_dict()
+    assert all(torch.equal(start[key], value) for key, value in read_tensors(given).items())
+    assert flow.parser.get_parsed_content("optimizer").defaults["lr"] == 0.0015
+    flow.run()
+    after = last(tmp_path)["objects"]["network"]
+    assert any(not torch.equal(after[key], value) for key, value in read_tensors(given).items())
 
 
 def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
