@@ -162,4 +162,5 @@ def test_training_evaluation_and_inference_prepare_images_alike(bundle: Path) ->
     for other in (evaluate, train):
         assert other["network_def"] == inference["network_def"]
     assert evaluate["postprocessing"]["transforms"] == inference["postprocessing"]["transforms"][:-1]
-    assert evaluate["inferer"] == {k: v for k, v in inference["inferer"].items() if k != "flip_axes"}
+    assert train["validate"]["inferer"] == evaluate["inferer"] == inference["inferer"]
+    assert train["flip_axes"] == evaluate["flip_axes"] == inference["flip_axes"]
