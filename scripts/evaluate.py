@@ -26,7 +26,7 @@ from rich.table import Table
 
 from custom_components.data import atomic_path
 from custom_components.domain import Domain
-from custom_components.errors import InputError
+from custom_components.errors import InputError, input_error_behind
 from custom_components.training import METRICS, score_picture, write_scores
 from custom_components.training.files import pair_files, score_files
 from custom_components.training.scoring import Scores
@@ -100,10 +100,7 @@ def _score_bundle(bundle: Path, dataset_dir: Path, cases: str, fold: int, output
         flow.initialize()
         flow.run()
     except RuntimeError as error:  # MONAI wraps what goes wrong while a config runs
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        raise cause or error from None
+        raise input_error_behind(error) from None
     written = json.loads((output_dir / "scores.json").read_text(encoding="utf-8"))["cases"]
     return {
         case: {c: {m: math.nan if v is None else v for m, v in metrics.items()} for c, metrics in scores.items()}

@@ -111,13 +111,24 @@ def _run(segmenter: Segmenter, images: list[str | list[str]], output_dir: Path, 
             target = label_path(output_dir, image)
             progress.update(task, description=target.name)
             if target.exists() and not overwrite:
-                outcome = Outcome(image, "skipped", str(target))
-                console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
+                outcome = _keep(segmenter, image, target)
             else:
                 outcome = _segment(segmenter, image, target)
             outcomes.append(outcome)
             progress.advance(task)
     return outcomes
+
+
+def _keep(segmenter: Segmenter, image: str | list[str], target: Path) -> Outcome:
+    """Skip an image whose label is there, provided that the label lies on the image's grid."""
+    from custom_components.data import read_image, read_label
+
+    try:
+        read_label(target, read_image(image, segmenter.domain.in_channels))
+    except InputError as error:
+        return Outcome(image, "failed", error=f"{_line(error)} (--overwrite replaces a label that is there already)")
+    console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
+    return Outcome(image, "skipped", str(target))
 
 
 def _segment(segmenter: Segmenter, image: str | list[str], target: Path) -> Outcome:

@@ -14,11 +14,13 @@ from monai.data import MetaTensor
 
 from custom_components.data import AtomicNiftiWriter, ImagePath, read_image
 from custom_components.domain import Domain
-from custom_components.errors import InputError
+from custom_components.errors import InputError, input_error_behind
 from custom_components.inference.chain import postprocessing, preprocessing
 from custom_components.inference.windows import WindowInferer
 
 __all__ = ["Segmentation", "Segmenter"]
+
+MAX_VOXELS = 2**30  # 4 GiB as float32: a metre of CT at half a millimetre is below it, a wrong header is above
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,11 @@ class Segmenter:
                 source = read_image(image, self.domain.in_channels)
         with _timed(seconds, "preprocess"):
             # A trace from earlier transforms is the caller's: only this chain's steps are to be undone.
-            item = self.preprocessing({"image": MetaTensor(source.as_tensor(), meta=source.meta)})
+            self._refuse_giants(source)
+            try:
+                item = self.preprocessing({"image": MetaTensor(source.as_tensor(), meta=source.meta)})
+            except RuntimeError as error:  # MONAI's Compose wraps what a transform raises
+                raise input_error_behind(error) from None
         with _timed(seconds, "network"):
             logits = self.inferer(item["image"][None].to(self.device), self.network)
             logits = logits[0].cpu()
@@ -130,6 +136,16 @@ class Segmenter:
         kept = {key: source.meta[key] for key in ("filename_or_obj", "space") if key in source.meta}
         result = MetaTensor(label, affine=source.affine, meta=kept)
         return Segmentation(result, self._volumes(result), seconds)
+
+    def _refuse_giants(self, image: MetaTensor) -> None:
+        volume = abs(float(np.linalg.det(image.affine.numpy()[:3, :3]))) * float(np.prod(image.shape[1:]))
+        voxels = volume / float(np.prod(self.domain.spacing))
+        if voxels > MAX_VOXELS:
+            name = image.meta.get("filename_or_obj", "image")
+            raise InputError(
+                f"{name}: would have {voxels:.2g} voxels at {self.domain.name}'s spacing of {self.domain.spacing} mm, more than "
+                f"the {MAX_VOXELS:.2g} that are allowed; check the voxel size in its header"
+            )
 
     def _volumes(self, label: MetaTensor) -> dict[str, float]:
         voxel = abs(float(np.linalg.det(label.affine.numpy()[:3, :3])))

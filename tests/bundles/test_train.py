@@ -87,11 +87,16 @@ def test_curves_pictures_and_scores_are_written(trained: Path) -> None:
 
 def test_the_checkpoint_of_another_training_is_refused(bundle: Path, phantom_data: Path, trained: Path) -> None:
     before = (trained / "models" / "last.pt").read_bytes()
-    flow = workflow(bundle, ["train.json"], overrides(bundle, phantom_data, trained, steps_per_epoch=4))
-    with pytest.raises(RuntimeError) as caught:
-        flow.run()
-    assert isinstance(caught.value.__cause__, InputError)
-    assert "steps_per_epoch 3 there, 4 here" in str(caught.value.__cause__)
+    for change, words in (
+        ({"steps_per_epoch": 4}, "steps_per_epoch 3 there, 4 here"),
+        ({"fold": 1}, "cases "),
+        ({"optimizer#lr": 0.5}, "rate 0.003 there, 0.5 here"),
+    ):
+        flow = workflow(bundle, ["train.json"], overrides(bundle, phantom_data, trained, **change))
+        with pytest.raises(RuntimeError) as caught:
+            flow.run()
+        assert isinstance(caught.value.__cause__, InputError)
+        assert words in str(caught.value.__cause__)
     assert (trained / "models" / "last.pt").read_bytes() == before
 
 

@@ -108,13 +108,30 @@ def test_labels_that_are_there_are_skipped_unless_told_otherwise(small: Path, tm
     path = image(tmp_path / "one.nii.gz")
     output = tmp_path / "out" / "one_seg.nii.gz"
     output.parent.mkdir()
-    output.write_bytes(b"an earlier label")
+    earlier = nib.load(path)
+    nib.save(
+        nib.Nifti1Image(np.eye(*earlier.shape[:2], dtype=np.uint8)[..., None].repeat(earlier.shape[2], 2), earlier.affine), output
+    )
+    before = output.read_bytes()
     result = segment(small, tmp_path / "out", path)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert "skipped" in result.output
-    assert output.read_bytes() == b"an earlier label"
+    assert output.read_bytes() == before
     assert segment(small, tmp_path / "out", path, "--overwrite").exit_code == 0
-    assert nib.load(output).shape == nib.load(path).shape
+    assert output.read_bytes() != before
+
+
+def test_a_label_of_another_grid_is_not_taken_for_this_images(small: Path, tmp_path: Path) -> None:
+    path = image(tmp_path / "one.nii.gz")
+    output = tmp_path / "out" / "one_seg.nii.gz"
+    output.parent.mkdir()
+    shape = tuple(n + 1 for n in nib.load(path).shape)
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), nib.load(path).affine), output)
+    before = output.read_bytes()
+    result = segment(small, tmp_path / "out", path)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.output
+    assert output.read_bytes() == before
 
 
 def test_flips_change_the_result_of_a_network_that_is_not_symmetric(small: Path, tmp_path: Path) -> None:

@@ -171,3 +171,15 @@ def test_a_quarter_turn_is_about_the_named_axis(axis: int) -> None:
 def test_orders_must_match_keys() -> None:
     with pytest.raises(ValueError, match="orders"):
         rand_patch(orders=(1,))
+
+
+def test_drawn_rotations_keep_lengths_in_millimetres_though_voxels_are_not_cubes() -> None:
+    spacing = np.array([3.6, 0.6, 0.8])
+    transform = RandPatchd(["image"], "indices", (8, 16, 16), 0.0, 0.0, 1.0, [(-1, 1)] * 3, spacing=spacing.tolist(), orders=[1])
+    transform.set_random_state(0)
+    for _ in range(5):
+        matrix = transform.draw(SHAPE, [np.arange(3)] * 2).matrix
+        assert matrix is not None
+        rigid = np.diag(spacing) @ matrix @ np.diag(1 / spacing)
+        np.testing.assert_allclose(rigid @ rigid.T, np.eye(3), atol=1e-9)
+        assert not np.allclose(matrix, rigid)
