@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from custom_components.errors import InputError
 
@@ -33,7 +33,15 @@ Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 Millimetres: TypeAlias = Annotated[float, Field(gt=0, le=100)]
 Size3: TypeAlias = tuple[PositiveInt, PositiveInt, PositiveInt]
-Range: TypeAlias = tuple[float, float]
+
+
+def _ordered_range(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("the lower bound is above the upper")
+    return value
+
+
+Range: TypeAlias = Annotated[tuple[float, float], AfterValidator(_ordered_range)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
@@ -91,12 +99,6 @@ class RandomRange(_Strict):
 
     probability: Probability
     range: Range
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RandomRange:
-        if self.range[0] > self.range[1]:
-            raise ValueError("range: the lower bound is above the upper")
-        return self
 
 
 class Elastic(_Strict):
@@ -219,6 +221,8 @@ class Domain(_Strict):
         unknown = set(self.postprocessing) - set(self.labels)
         if unknown:
             raise ValueError(f"postprocessing: no such label: {', '.join(sorted(unknown))}")
+        if "background" in self.postprocessing:
+            raise ValueError("postprocessing: the background has no components to keep")
         return self
 
     @classmethod

@@ -80,6 +80,7 @@ def test_an_unknown_field_is_named(values: dict[str, Any], inside: tuple[str, ..
         ("kernel_sizes", [[3, 3, 3]], "4 levels"),
         ("kernel_sizes", [[3, 3, 2]] * 4, "odd"),
         ("postprocessing", {"tumour": {"closing": 1, "keep": 1}}, "tumour"),
+        ("postprocessing", {"background": {"closing": 1, "keep": 1}}, "background"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, Any], field: str, value: object, says: str) -> None:
@@ -95,6 +96,8 @@ def test_a_wrong_value_is_named(values: dict[str, Any], field: str, value: objec
         (("sampling", "foreground"), 0.9),
         (("sampling", "batch_size"), 0),
         (("augmentation", "scale", "range"), [2.0, 1.0]),
+        (("augmentation", "elastic", "sigma"), [13.0, 10.0]),
+        (("augmentation", "rotation", "angles"), [[1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]),
         (("augmentation", "mirror", "axes"), [3]),
         (("augmentation", "noise", "probability"), 1.5),
         (("postprocessing", "anterior", "keep"), 3),
