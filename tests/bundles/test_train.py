@@ -15,6 +15,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from custom_components.errors import InputError
+from custom_components.transforms import KeepComponentsd
 from custom_components.weights import load_state, read_tensors
 from tests.bundles.training_runs import last, overrides, workflow
 
@@ -113,6 +114,21 @@ def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) 
     state = last(tmp_path)
     assert state["settings"]["batch_size"] == 2
     assert len(state["objects"]["lr_scheduler"]["values"]) == 1
+
+    # What was trained is scored, and segments, with the network and the component rules of the recipe.
+    for name, kind in (("evaluate.json", "eval"), ("inference.json", "inference")):
+        places = {k: values[k] for k in ("bundle_root", "domain#path", "dataset_dir", "ckpt_dir", "output_dir", "device")}
+        if kind == "inference":
+            places["input"] = str(phantom_data / "imagesTr")
+        scored = workflow(bundle, [name, "original_network.json"], places, kind)
+        keep = scored.parser.get_parsed_content("postprocessing").transforms[1]
+        assert isinstance(keep, KeepComponentsd)
+        assert all(
+            (rule.closing, rule.keep) == (1, 2)
+            for rule in scored.parser.get_parsed_content("postprocessing#transforms#1#rules").values()
+        )
+        scored.run()
+    assert (tmp_path / "out" / "scores.json").is_file()
 
 
 def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path, trained: Path, tmp_path: Path) -> None:
