@@ -25,6 +25,8 @@ __all__ = ["resample_range", "spline_weights"]
 f32 = np.float32
 _ROW = {"nogil": True, "cache": True, "error_model": "numpy"}
 _INT32 = ir.IntType(32)
+BLOCK = 8  # voxels of one vector instruction, or of a few where they are shorter
+ROW = 32
 
 
 @numba.njit(**_ROW)
@@ -36,7 +38,7 @@ def resample_range(  # type: ignore[no-untyped-def]
     Args:
         matrix: (B, 3, 4) float64, output index to input index.
         lattice: (B, 3, l_z, l_y, l_x) float32, control points of a uniform cubic B-spline, voxels of the input.
-        origin, step: (3,) float64; output index ``i`` lies at lattice position ``origin + i / step``, whose integer part
+        origin, step: (B, 3) float64; output index ``i`` lies at lattice position ``origin + i / step``, whose integer part
             is the first of the four control points that reach it.
         shape: (3,) int64, of the input.
         mode: of `custom_components.kernels.boundary_numba`.
@@ -50,17 +52,21 @@ def resample_range(  # type: ignore[no-untyped-def]
         label_value: outside, with mode constant.
     """
     nz, ny, nx = image_out.shape[2:] if image_out.shape[1] > 0 else label_out.shape[2:]
-    c = np.empty((3, nx), f32)
-    f = np.empty((3, nx), f32)
-    base = np.empty(nx, np.int32)
-    nearest = np.empty(nx, np.int32)
+    # Rows are filled up to whole vectors: what is left over of a loop would be done voxel by voxel.
+    filled = -(-nx // ROW) * ROW
+    c = np.zeros((3, filled + BLOCK), f32)
+    cz, cy, cx = c[0], c[1], c[2]
+    f = np.empty((3, filled), f32)
+    fz, fy, fx = f[0], f[1], f[2]
+    base = np.empty(filled, np.int32)
+    nearest = np.empty(filled, np.int32)
     stride = _strides(shape, np.zeros(3, np.int64))
     stride3 = _strides(shape, pad)
     ly, lx = lattice.shape[3:]
     plane = np.empty((3, ly, lx), f32)
     line = np.empty((3, lx), f32)
     w = np.empty(4, f32)
-    knots, phases = _intervals(origin[2], step[2], nx, lx)
+    knots, phases = _intervals(origin[start // (nz * ny), 2], step[start // (nz * ny), 2], nx, lx)
     along = np.empty(3)
     at = np.empty(3)
     last = -1
@@ -70,30 +76,33 @@ def resample_range(  # type: ignore[no-untyped-def]
         b = row // (ny * nz)
         if row // ny != last:
             last = row // ny
-            first = spline_weights(origin[0] + z / step[0], w)
+            if z == 0:
+                knots, phases = _intervals(origin[b, 2], step[b, 2], nx, lx)
+            first = spline_weights(origin[b, 0] + z / step[b, 0], w)
             for a in range(3):
                 for j in range(ly):
                     _combine(lattice[b, a, first : first + 4, j], w, plane[a, j])
-        first = spline_weights(origin[1] + y / step[1], w)
+        first = spline_weights(origin[b, 1] + y / step[b, 1], w)
         for a in range(3):
             _combine(plane[a, first : first + 4], w, line[a])
             at[a] = matrix[b, a, 3] + matrix[b, a, 0] * z + matrix[b, a, 1] * y
             along[a] = matrix[b, a, 2]
-            _coordinates(line[a], knots, phases, step[2], at[a], along[a], c[a])
+        _coordinates(line, knots, phases, step[b, 2], at, along, cz, cy, cx)
         if mode != 0:
             for a in range(3):
-                map_row(c[a], shape[a], mode)
-        outside = _locate(c[0], c[1], c[2], shape, stride, mode, f[0], f[1], f[2], base, nearest)
+                map_row(c[a, :nx], shape[a], mode)
+        cz[nx:filled], cy[nx:filled], cx[nx:filled] = cz[nx - 1], cy[nx - 1], cx[nx - 1]
+        outside = _locate(cz, cy, cx, shape, stride, mode, fz, fy, fx, base, nearest)
         for k in range(labels.shape[1]):
             _nearest(labels[b, k], base, nearest, label_out[b, k, z, y], label_value, outside)
         if cubic:
             if image_out.shape[1] > 0:
-                _locate_cubic(c[0], c[1], c[2], shape, pad, stride3, f[0], f[1], f[2], base, nearest)
+                _locate_cubic(cz, cy, cx, nx, pad, stride3, fz, fy, fx, base, nearest)
             for k in range(images.shape[1]):
-                _cubic(images[b, k], base, nearest, f[0], f[1], f[2], stride3, image_out[b, k, z, y], image_value, outside)
+                _cubic(images[b, k], base, nearest, fz, fy, fx, stride3, image_out[b, k, z, y], image_value, outside)
         else:
             for k in range(images.shape[1]):
-                _linear(images[b, k], base, f[0], f[1], f[2], stride, image_out[b, k, z, y], image_value, outside)
+                _linear(images[b, k], base, fz, fy, fx, stride, image_out[b, k, z, y], image_value, outside)
 
 
 @numba.njit(**_ROW)
@@ -101,10 +110,7 @@ def spline_weights(position, w):  # type: ignore[no-untyped-def]
     """Weights of the four control points that reach a lattice position; returns the index of the first."""
     first = int(np.floor(position))
     u = position - first
-    w[0] = (1 - u) ** 3 / 6
-    w[1] = (3 * u**3 - 6 * u**2 + 4) / 6
-    w[2] = (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6
-    w[3] = u**3 / 6
+    w[0], w[1], w[2], w[3] = _weights(f32(u))
     return first
 
 
@@ -140,26 +146,65 @@ def _combine(rows, w, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**_ROW)
-def _coordinates(line, knots, phases, step, base, along, out):  # type: ignore[no-untyped-def]
-    """out[x] = base + along · x + B-spline of ``line`` at x."""
-    du = f32(1 / step)
-    dx = f32(along)
+def _coordinates(line, knots, phases, step, base, along, cz, cy, cx):  # type: ignore[no-untyped-def]
+    """c[x] = base + along · x + B-spline of ``line`` at x, for the three axes.
+
+    Between two knots that is one cubic in u = place between them. Whole blocks are written, beyond the knot too, which
+    the next interval then overwrites: loops of a fixed length are vector instructions without a remainder.
+    """
     sixth, half, three, four = f32(1 / 6), f32(0.5), f32(3), f32(4)
+    a = np.empty((3, 4), f32)
+    du = f32(1 / step)
     for k in range(phases.shape[0]):
         low, high = knots[k], knots[k + 1]
         if high <= low:
             continue
-        b0, b1, b2, b3 = line[k], line[k + 1], line[k + 2], line[k + 3]
-        a0 = (b0 + four * b1 + b2) * sixth
-        a1 = (b2 - b0) * half
-        a2 = (b0 + b2) * half - b1
-        a3 = (b3 - b0 + three * (b1 - b2)) * sixth
-        u0, c0 = phases[k], f32(base + along * low)
-        part = out[low:high]
-        for i in range(high - low):
-            x = f32(np.int32(i))
-            u = u0 + x * du
-            part[i] = ((a3 * u + a2) * u + a1) * u + a0 + (c0 + x * dx)
+        u0 = phases[k]
+        for axis in range(3):
+            b0, b1, b2, b3 = line[axis, k], line[axis, k + 1], line[axis, k + 2], line[axis, k + 3]
+            start = base[axis] + along[axis] * (low - np.float64(u0) * step)
+            a[axis, 0] = f32(start + (b0 + four * b1 + b2) * sixth)
+            a[axis, 1] = f32(along[axis] * step + (b2 - b0) * half)
+            a[axis, 2] = (b0 + b2) * half - b1
+            a[axis, 3] = (b3 - b0 + three * (b1 - b2)) * sixth
+        for block in range(low, high, BLOCK):
+            first = f32(np.int32(block - low))
+            _cubics(cz, block, first, u0, du, a[0, 0], a[0, 1], a[0, 2], a[0, 3])
+            _cubics(cy, block, first, u0, du, a[1, 0], a[1, 1], a[1, 2], a[1, 3])
+            _cubics(cx, block, first, u0, du, a[2, 0], a[2, 1], a[2, 2], a[2, 3])
+
+
+@intrinsic
+def _cubics(typing: Any, out: Any, at: Any, first: Any, u0: Any, du: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> Any:
+    """out[at : at + BLOCK] = ((a3 u + a2) u + a1) u + a0, u = u0 + (first + 0, 1, …) du, in one go.
+
+    numba's vectoriser wants long loops, and leaves the dozen voxels between two knots to scalar instructions.
+    """
+    f = types.float32
+    signature = types.void(out, types.intp, f, f, f, f, f, f, f)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, place, *numbers = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        vector = ir.VectorType(ir.FloatType(), BLOCK)
+        v_first, v_u0, v_du, v0, v1, v2, v3 = (_splat(builder, vector, n) for n in numbers)
+        u = builder.fadd(v_first, ir.Constant(vector, [float(i) for i in range(BLOCK)]))
+        u = builder.fadd(v_u0, builder.fmul(u, v_du))
+        value = v3
+        for coefficient in (v2, v1, v0):
+            value = builder.fadd(builder.fmul(value, u), coefficient)
+        store = builder.store(value, builder.bitcast(builder.gep(data, [place]), vector.as_pointer()))
+        store.align = 4
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _splat(builder: Any, vector: Any, value: Any) -> Any:
+    result = ir.Constant(vector, ir.Undefined)
+    for i in range(vector.count):
+        result = builder.insert_element(result, value, ir.Constant(_INT32, i))
+    return result
 
 
 @numba.njit(**_ROW)
@@ -172,7 +217,7 @@ def _locate(cz, cy, cx, shape, stride, mode, fz, fy, fx, base, nearest):  # type
     zero, half, none, minus = f32(0), f32(0.5), np.int32(0), np.int32(-1)
     slack = f32(0) if mode == 0 else f32(np.inf)  # of the other modes, all coordinates read something
     any_outside = np.int32(0)
-    for x in range(cz.shape[0]):
+    for x in range(base.shape[0]):
         z, y, v = cz[x], cy[x], cx[x]
         # NaN compares false and is outside.
         inside = (z >= -slack) & (y >= -slack) & (v >= -slack) & (z <= ez + slack) & (y <= ey + slack) & (v <= ex + slack)
@@ -216,9 +261,9 @@ def _nearest(source, base, nearest, out, value, outside):  # type: ignore[no-unt
 
 
 @numba.njit(**_ROW)
-def _locate_cubic(cz, cy, cx, shape, pad, stride, fz, fy, fx, base, offset):  # type: ignore[no-untyped-def]
+def _locate_cubic(cz, cy, cx, nx, pad, stride, fz, fy, fx, base, offset):  # type: ignore[no-untyped-def]
     """Offset of the first of 4×4×4 coefficients, kept where ``base`` says outside, and the place between them."""
-    for x in range(cz.shape[0]):
+    for x in range(nx):
         if base[x] >= 0:
             iz, iy, ix = np.floor(cz[x]), np.floor(cy[x]), np.floor(cx[x])
             fz[x], fy[x], fx[x] = cz[x] - iz, cy[x] - iy, cx[x] - ix
@@ -259,12 +304,6 @@ def _tricubic(typing: Any, source: Any, p: Any, sz: Any, sy: Any, wz: Any, wy: A
         vector = ir.VectorType(ir.FloatType(), 4)
         z, y, x = ([builder.extract_value(w, i) for i in range(4)] for w in weights)
 
-        def packed(values: Any) -> Any:
-            result = ir.Constant(vector, ir.Undefined)
-            for i, value in enumerate(values):
-                result = builder.insert_element(result, value, ir.Constant(_INT32, i))
-            return result
-
         total = None
         for i in range(4):
             here = place
@@ -272,13 +311,16 @@ def _tricubic(typing: Any, source: Any, p: Any, sz: Any, sy: Any, wz: Any, wy: A
             for j in range(4):
                 row = builder.load(builder.bitcast(builder.gep(data, [here]), vector.as_pointer()))
                 row.align = 4
-                term = builder.fmul(row, packed([y[j]] * 4))
+                term = builder.fmul(row, _splat(builder, vector, y[j]))
                 plane = term if plane is None else builder.fadd(plane, term)
                 here = builder.add(here, step_y)
-            term = builder.fmul(plane, packed([z[i]] * 4))
+            term = builder.fmul(plane, _splat(builder, vector, z[i]))
             total = term if total is None else builder.fadd(total, term)
             place = builder.add(place, step_z)
-        total = builder.fmul(total, packed(x))
+        along = ir.Constant(vector, ir.Undefined)
+        for i in range(4):
+            along = builder.insert_element(along, x[i], ir.Constant(_INT32, i))
+        total = builder.fmul(total, along)
         a, b, c, d = (builder.extract_element(total, ir.Constant(_INT32, i)) for i in range(4))
         return builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
 

@@ -3,9 +3,13 @@
 from custom_components.transforms.checks import CheckImage, CheckImaged, CheckLabel, CheckLabeld
 from custom_components.transforms.classes import LargestClass, LargestClassd, nonzero
 from custom_components.transforms.components import KeepComponents, KeepComponentsd, close_mask, largest_components
+from custom_components.transforms.deform import deform, deformed_coordinates
+from custom_components.transforms.deform_crop import RandDeformCropd
+from custom_components.transforms.deformation import Deformation, Elastic, Flip, Rotate, Scale, Translate
 from custom_components.transforms.intensity import ClipAndStandardize, ClipAndStandardized
 from custom_components.transforms.labels import MapLabels, MapLabelsd
-from custom_components.transforms.patches import RandPatchd, sample_patch
+from custom_components.transforms.rand_deform import RandDeform, RandDeformBatchd, RandDeformd
+from custom_components.transforms.random_operations import RandElastic, RandFlip, RandRotate, RandScale, RandTranslate
 
 __all__ = [
     "CheckImage",
@@ -14,15 +18,30 @@ __all__ = [
     "CheckLabeld",
     "ClipAndStandardize",
     "ClipAndStandardized",
+    "Deformation",
+    "Elastic",
+    "Flip",
     "KeepComponents",
     "KeepComponentsd",
     "LargestClass",
     "LargestClassd",
     "MapLabels",
     "MapLabelsd",
-    "RandPatchd",
+    "RandDeform",
+    "RandDeformBatchd",
+    "RandDeformCropd",
+    "RandDeformd",
+    "RandElastic",
+    "RandFlip",
+    "RandRotate",
+    "RandScale",
+    "RandTranslate",
+    "Rotate",
+    "Scale",
+    "Translate",
     "close_mask",
+    "deform",
+    "deformed_coordinates",
     "largest_components",
     "nonzero",
-    "sample_patch",
 ]
