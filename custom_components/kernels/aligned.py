@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from custom_components.kernels.resample import CoordinateField
+from custom_components.kernels.coordinates import CoordinateField
 
 __all__ = ["copy_aligned"]
 
@@ -59,7 +59,9 @@ def _plan(
             return None
         # Output j reads offset + step · j, which must lie in [0, n).
         n, first = shape[axis], round(offset)
-        low, high = (max(0, -first), min(size[axis], n - first)) if step > 0 else (max(0, first - n + 1), min(size[axis], first + 1))
+        low, high = (
+            (max(0, -first), min(size[axis], n - first)) if step > 0 else (max(0, first - n + 1), min(size[axis], first + 1))
+        )
         if high <= low:
             return None
         inside.append(slice(low, high))

@@ -64,7 +64,8 @@ def smooth_lattice(
     lattice = np.empty((axes, *points), np.float32)
     key, size = noise_key(seed), np.array(shape)
     run_ranges(
-        lambda a, b: kernel.filter_z_range(given, key, np.uint32(seed), size, filters[0], first[0], step[0], along_z, a, b), axes * ny
+        lambda a, b: kernel.filter_z_range(given, key, np.uint32(seed), size, filters[0], first[0], step[0], along_z, a, b),
+        axes * ny,
     )
     run_ranges(
         lambda a, b: kernel.filter_yx_range(along_z, filters[1], filters[2], first[1:], step[1:], lattice, a, b), axes * points[0]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
 __all__ = ["filter_yx_range", "filter_z_range"]
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _A, _B = np.uint32(0x21F0AAAD), np.uint32(0x735A2D97)
 _S15, _S16, _S8 = np.uint32(15), np.uint32(16), np.uint32(8)
 
 
-@numba.njit(**_OPTIONS)
+@_compiled
 def filter_z_range(values, key, seed, shape, taps, first, step, out, start, stop):  # type: ignore[no-untyped-def]
     """Along z, on the rows ``[start, stop)`` of A·Y.
 
@@ -41,7 +43,7 @@ def filter_z_range(values, key, seed, shape, taps, first, step, out, start, stop
                         target[x] += w * row[x]
 
 
-@numba.njit(**_OPTIONS)
+@_compiled
 def filter_yx_range(source, taps_y, taps_x, first, step, out, start, stop):  # type: ignore[no-untyped-def]
     """Along y and x, on the planes ``[start, stop)`` of A·K.
 
@@ -78,7 +80,7 @@ def filter_yx_range(source, taps_y, taps_x, first, step, out, start, stop):  # t
                 out[a, k, j, i] = total[j]
 
 
-@numba.njit(**_OPTIONS)
+@_compiled
 def _noise(first, key, seed, out):  # type: ignore[no-untyped-def]
     """`custom_components.kernels.noise.uniform_noise` of a row."""
     scale, one = np.float32(2**-23), np.float32(1)

@@ -5,7 +5,7 @@ control points, so coordinates cost three multiply-adds per voxel and axis. Then
 (vectorised), and every channel is gathered with them.
 
 The functions work on ``[start, stop)`` of the flattened rows and release the GIL. No ``fastmath``: the arithmetic is the
-same on every machine, but for fused multiply-adds, which numba does not form by itself.
+same on every machine. All of it is in one file: numba's cache does not see changes in functions of another one.
 """
 
 from __future__ import annotations
@@ -18,20 +18,36 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from custom_components.kernels.boundary_numba import map_row
-
 __all__ = ["resample_range", "spline_weights"]
 
 f32 = np.float32
-_ROW = {"nogil": True, "cache": True, "error_model": "numpy"}
+_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+_emitted: Any = intrinsic  # its stubs count the typing context as an argument of the caller
 _INT32 = ir.IntType(32)
 BLOCK = 8  # voxels of one vector instruction, or of a few where they are shorter
 ROW = 32
+# How far beyond the edge cubic interpolation goes on in mode nearest: farther out the spline has forgotten the edge.
+NEAREST_REACH = 8
 
 
-@numba.njit(**_ROW)
+@_compiled
 def resample_range(  # type: ignore[no-untyped-def]
-    matrix, lattice, origin, step, shape, mode, images, image_out, image_value, cubic, pad, labels, label_out, label_value, start, stop
+    matrix,
+    lattice,
+    origin,
+    step,
+    shape,
+    mode,
+    images,
+    image_out,
+    image_value,
+    cubic,
+    pad,
+    labels,
+    label_out,
+    label_value,
+    start,
+    stop,
 ):
     """Read images (linear or cubic) and labels (nearest) at ``matrix · (z, y, x, 1) + displacement``.
 
@@ -41,7 +57,7 @@ def resample_range(  # type: ignore[no-untyped-def]
         origin, step: (B, 3) float64; output index ``i`` lies at lattice position ``origin + i / step``, whose integer part
             is the first of the four control points that reach it.
         shape: (3,) int64, of the input.
-        mode: of `custom_components.kernels.boundary_numba`.
+        mode: number in `custom_components.kernels.boundary.BOUNDARY_MODES`.
         images: (B, C, V) float32: voxels, or with ``cubic`` B-spline coefficients padded by ``pad`` on both sides.
         image_out: (B, C, Z, Y, X) float32, written on the rows ``[start, stop)`` of B·Z·Y.
         image_value: outside, with mode constant.
@@ -90,7 +106,7 @@ def resample_range(  # type: ignore[no-untyped-def]
         _coordinates(line, knots, phases, step[b, 2], at, along, cz, cy, cx)
         if mode != 0:
             for a in range(3):
-                map_row(c[a, :nx], shape[a], mode)
+                _map_row(c[a, :nx], shape[a], mode)
         cz[nx:filled], cy[nx:filled], cx[nx:filled] = cz[nx - 1], cy[nx - 1], cx[nx - 1]
         outside = _locate(cz, cy, cx, shape, stride, mode, fz, fy, fx, base, nearest)
         for k in range(labels.shape[1]):
@@ -105,7 +121,7 @@ def resample_range(  # type: ignore[no-untyped-def]
                 _linear(images[b, k], base, fz, fy, fx, stride, image_out[b, k, z, y], image_value, outside)
 
 
-@numba.njit(**_ROW)
+@_compiled
 def spline_weights(position, w):  # type: ignore[no-untyped-def]
     """Weights of the four control points that reach a lattice position; returns the index of the first."""
     first = int(np.floor(position))
@@ -114,7 +130,7 @@ def spline_weights(position, w):  # type: ignore[no-untyped-def]
     return first
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _strides(shape, pad):  # type: ignore[no-untyped-def]
     """Elements between neighbours along z, y, x; 0 along an axis of one voxel, which is then its own neighbour."""
     size = shape + 2 * pad
@@ -125,7 +141,7 @@ def _strides(shape, pad):  # type: ignore[no-untyped-def]
     return stride
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _intervals(origin, step, n, length):  # type: ignore[no-untyped-def]
     """First voxel of each knot interval along x (one more at the end), and its place within the interval."""
     knots = np.empty(length - 2, np.int64)
@@ -138,14 +154,14 @@ def _intervals(origin, step, n, length):  # type: ignore[no-untyped-def]
     return knots, phases
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _combine(rows, w, out):  # type: ignore[no-untyped-def]
     r0, r1, r2, r3 = rows[0], rows[1], rows[2], rows[3]
     for i in range(out.shape[0]):
         out[i] = w[0] * r0[i] + w[1] * r1[i] + w[2] * r2[i] + w[3] * r3[i]
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _coordinates(line, knots, phases, step, base, along, cz, cy, cx):  # type: ignore[no-untyped-def]
     """c[x] = base + along · x + B-spline of ``line`` at x, for the three axes.
 
@@ -174,7 +190,7 @@ def _coordinates(line, knots, phases, step, base, along, cz, cy, cx):  # type: i
             _cubics(cx, block, first, u0, du, a[2, 0], a[2, 1], a[2, 2], a[2, 3])
 
 
-@intrinsic
+@_emitted
 def _cubics(typing: Any, out: Any, at: Any, first: Any, u0: Any, du: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> Any:
     """out[at : at + BLOCK] = ((a3 u + a2) u + a1) u + a0, u = u0 + (first + 0, 1, …) du, in one go.
 
@@ -207,7 +223,43 @@ def _splat(builder: Any, vector: Any, value: Any) -> Any:
     return result
 
 
-@numba.njit(**_ROW)
+@_compiled
+def _map_row(c, n, mode):  # type: ignore[no-untyped-def]
+    """Coordinates outside [0, n − 1] to the place they read, in place: not for mode constant.
+
+    Reflect keeps half a voxel beyond the edges and nearest `NEAREST_REACH` voxels, for cubic interpolation.
+    """
+    last = np.float32(n - 1)
+    outside = np.int32(0)
+    for x in range(c.shape[0]):
+        outside |= np.int32(not ((c[x] >= np.float32(0)) & (c[x] <= last)))
+    if outside == 0:
+        return
+    for x in range(c.shape[0]):
+        v = np.float64(c[x])
+        if v >= 0 and v <= n - 1:
+            continue
+        if n == 1:
+            v = np.float64(0)
+        elif mode == 1:
+            v = (v + 0.5) % (2 * n)
+            if v > n:
+                v = 2 * n - v
+            v -= 0.5
+        elif mode == 2:
+            v = v % (2 * n - 2)
+            if v > n - 1:
+                v = 2 * n - 2 - v
+        elif mode == 3:
+            v = np.float64(min(max(v, -NEAREST_REACH), n - 1 + NEAREST_REACH))
+        elif v < 0:  # SciPy's rule on the seam itself: from below the last voxel, from above the first
+            v += (n - 1) * (np.floor(-v / (n - 1)) + 1)
+        else:
+            v -= (n - 1) * np.floor(v / (n - 1))
+        c[x] = np.float32(v)
+
+
+@_compiled
 def _locate(cz, cy, cx, shape, stride, mode, fz, fy, fx, base, nearest):  # type: ignore[no-untyped-def]
     """Offset of the lower corner (−1 outside), of the nearest voxel, and weights of the upper corner; whether any is outside."""
     ez, ey, ex = f32(shape[0] - 1), f32(shape[1] - 1), f32(shape[2] - 1)
@@ -234,7 +286,7 @@ def _locate(cz, cy, cx, shape, stride, mode, fz, fy, fx, base, nearest):  # type
     return any_outside != 0
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _linear(source, base, fz, fy, fx, stride, out, value, outside):  # type: ignore[no-untyped-def]
     sz, sy, sx = np.uintp(stride[0]), np.uintp(stride[1]), np.uintp(stride[2])
     one = f32(1)
@@ -251,7 +303,7 @@ def _linear(source, base, fz, fy, fx, stride, out, value, outside):  # type: ign
         out[x] = near * t + far * w
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _nearest(source, base, nearest, out, value, outside):  # type: ignore[no-untyped-def]
     for x in range(out.shape[0]):
         if outside and base[x] < 0:
@@ -260,7 +312,7 @@ def _nearest(source, base, nearest, out, value, outside):  # type: ignore[no-unt
             out[x] = source[np.uintp(nearest[x])]
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _locate_cubic(cz, cy, cx, nx, pad, stride, fz, fy, fx, base, offset):  # type: ignore[no-untyped-def]
     """Offset of the first of 4×4×4 coefficients, kept where ``base`` says outside, and the place between them."""
     for x in range(nx):
@@ -271,7 +323,7 @@ def _locate_cubic(cz, cy, cx, nx, pad, stride, fz, fy, fx, base, offset):  # typ
             offset[x] = np.int32(p + np.int64(ix) + pad[2] - 1)
 
 
-@numba.njit(**_ROW)
+@_compiled
 def _cubic(source, base, offset, fz, fy, fx, stride, out, value, outside):  # type: ignore[no-untyped-def]
     sz, sy = np.uintp(stride[0]), np.uintp(stride[1])
     for x in range(out.shape[0]):
@@ -284,7 +336,7 @@ def _cubic(source, base, offset, fz, fy, fx, stride, out, value, outside):  # ty
             out[x] = _tricubic(source, np.uintp(offset[x]), sz, sy, (z0, z1, z2, z3), (y0, y1, y2, y3), (x0, x1, x2, x3))
 
 
-@numba.njit(inline="always", **_ROW)
+@_compiled
 def _weights(u):  # type: ignore[no-untyped-def]
     sixth, half, two_thirds, one = f32(1 / 6), f32(0.5), f32(2 / 3), f32(1)
     v = one - u
@@ -292,7 +344,7 @@ def _weights(u):  # type: ignore[no-untyped-def]
     return v2 * v * sixth, two_thirds - u2 * (one - half * u), two_thirds - v2 * (one - half * v), u2 * u * sixth
 
 
-@intrinsic
+@_emitted
 def _tricubic(typing: Any, source: Any, p: Any, sz: Any, sy: Any, wz: Any, wy: Any, wx: Any) -> Any:
     """Sum of 4×4×4 values, four neighbours along x at a time: numba itself would take each of the 64 alone."""
     four = types.UniTuple(types.float32, 4)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from custom_components.kernels.boundary import BOUNDARY_MODES
 from custom_components.kernels.threads import run_ranges
 
 __all__ = ["spline_coefficients", "spline_padding"]
@@ -28,15 +29,14 @@ def spline_coefficients(volume: Tensor, mode: str) -> Tensor:
 
     Args:
         volume: (Z, Y, X), float32, on the CPU.
-        mode: of `custom_components.kernels.resample.BOUNDARY_MODES`.
+        mode: of `custom_components.kernels.boundary.BOUNDARY_MODES`.
 
     Returns:
         (Z + 2 p_z, Y + 2 p_y, X + 2 p_x), float32, p of `spline_padding`.
     """
     from custom_components.kernels import spline_numba as kernel
-    from custom_components.kernels.boundary_numba import MODES
 
-    code = MODES.index(mode)
+    code = BOUNDARY_MODES.index(mode)
     pad = np.array(spline_padding(volume.shape, mode))
     result = torch.empty([n + 2 * int(p) for n, p in zip(volume.shape, pad, strict=True)], dtype=torch.float32)
     source, out = volume.detach().contiguous().numpy(), result.numpy()

@@ -8,29 +8,27 @@ needs no start values: what lies beyond the array is looked up as the boundary m
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numba
 import numpy as np
-
-from custom_components.kernels.boundary_numba import map_index
 
 __all__ = ["REACH", "TAPS", "filter_axis_range", "filter_rows_range"]
 
 REACH: Final = 10
 TAPS: Final = np.array([math.sqrt(3) * (math.sqrt(3) - 2) ** k for k in range(REACH + 1)], dtype=np.float32)
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _BLOCK = 256
 
 
-@numba.njit(**_OPTIONS)
+@_compiled
 def filter_rows_range(source, taps, mode, pad, out, start, stop):  # type: ignore[no-untyped-def]
     """Along x, from the volume into the padded coefficients.
 
     Args:
         source: (Z, Y, X) float32.
         taps: the impulse response from the middle outwards.
-        mode: see `custom_components.kernels.boundary_numba`.
+        mode: number in `custom_components.kernels.boundary.BOUNDARY_MODES`.
         pad: (3,) voxels on both sides.
         out: (Z + 2 pad, Y + 2 pad, X + 2 pad) float32, written on the rows ``[start, stop)`` of Z·Y.
     """
@@ -42,8 +40,8 @@ def filter_rows_range(source, taps, mode, pad, out, start, stop):  # type: ignor
         values = source[z, y]
         line[margin : margin + nx] = values
         for i in range(margin):
-            line[i] = values[map_index(i - margin, nx, mode)]
-            line[margin + nx + i] = values[map_index(nx + i, nx, mode)]
+            line[i] = values[_map_index(i - margin, nx, mode)]
+            line[margin + nx + i] = values[_map_index(nx + i, nx, mode)]
         target = out[z + pad[0], y + pad[1]]
         n = target.shape[0]
         middle = taps.shape[0] - 1
@@ -58,7 +56,7 @@ def filter_rows_range(source, taps, mode, pad, out, start, stop):  # type: ignor
                 target[i] += w * (left[i] + right[i])
 
 
-@numba.njit(**_OPTIONS)
+@_compiled
 def filter_axis_range(out, taps, mode, pad, axis, start, stop):  # type: ignore[no-untyped-def]
     """Along y (``axis`` 1) or z (0), in place, on ``[start, stop)`` of the other one's padded length."""
     n = out.shape[axis] - 2 * pad[axis]
@@ -73,7 +71,7 @@ def filter_axis_range(out, taps, mode, pad, axis, start, stop):  # type: ignore[
             for i in range(n + 2 * pad[axis]):
                 target = out[other, i, low:high] if axis == 1 else out[i, other, low:high]
                 i -= pad[axis]
-                row = values[map_index(i, n, mode)]
+                row = values[_map_index(i, n, mode)]
                 if n == 1:
                     target[:] = row[:width]
                     continue
@@ -81,6 +79,23 @@ def filter_axis_range(out, taps, mode, pad, axis, start, stop):  # type: ignore[
                     target[x] = taps[0] * row[x]
                 for k in range(1, taps.shape[0]):
                     w = taps[k]
-                    left, right = values[map_index(i - k, n, mode)], values[map_index(i + k, n, mode)]
+                    left, right = values[_map_index(i - k, n, mode)], values[_map_index(i + k, n, mode)]
                     for x in range(width):
                         target[x] += w * (left[x] + right[x])
+
+
+@_compiled
+def _map_index(i, n, mode):  # type: ignore[no-untyped-def]
+    """Index of the voxel that stands at ``i`` when a signal is continued for spline filtering.
+
+    As in SciPy, the spline of modes constant and wrap is the one of mode mirror.
+    """
+    if n == 1:
+        return 0
+    if mode == 1:
+        i = i % (2 * n)
+        return 2 * n - 1 - i if i >= n else i
+    if mode == 3:
+        return min(max(i, 0), n - 1)
+    i = i % (2 * n - 2)
+    return 2 * n - 2 - i if i >= n else i

@@ -15,7 +15,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from custom_components.kernels.resample import CoordinateField, coordinates, resample
+from custom_components.kernels.coordinates import CoordinateField, coordinates
+from custom_components.kernels.resample import resample
 from custom_components.transforms.deformation import Deformation
 
 __all__ = ["deform", "deformed_coordinates", "read_field", "with_affine_of"]
@@ -110,7 +111,7 @@ def read_field(
     for i, volume in enumerate(plain):
         result = results[i]
         assert result is not None
-        result = result if orders[i] else result.to(volume.dtype)
+        result = result if orders[i] or result.dtype == volume.dtype else result.view(volume.dtype)
         finished.append(result[:, :, 0] if flat else result)
     return finished
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
-from custom_components.kernels.resample import CoordinateField
+from custom_components.kernels.coordinates import CoordinateField
 from custom_components.transforms.deform import read_field, with_affine_of
 from custom_components.transforms.deformation import Deformation
 from custom_components.transforms.rand_deform import per_key
@@ -24,7 +24,7 @@ __all__ = ["Patch", "RandDeformCropd", "read_patch"]
 _MARGIN: Final = 12
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Patch:
     """A window of a volume and what happens in it.
 
@@ -37,7 +37,7 @@ class Patch:
 
     start: tuple[int, ...]
     window: tuple[int, ...]
-    deformation: Deformation = Deformation()
+    deformation: Deformation = dataclasses.field(default_factory=Deformation)
     size: tuple[int, ...] | None = None
 
     def field(self) -> CoordinateField:
@@ -89,7 +89,7 @@ class RandDeformCropd(Randomizable, MapTransform):
         self.indices_key = indices_key
         self.window = _sizes(window, "window")
         self.size = _sizes(size, "size") if size is not None else None
-        if not (0 <= foreground and 0 <= smallest_class and foreground + smallest_class <= 1 + 1e-9):
+        if not (foreground >= 0 and smallest_class >= 0 and foreground + smallest_class <= 1 + 1e-9):
             raise ValueError(f"foreground and smallest_class: probabilities of sum at most 1, got {foreground}, {smallest_class}")
         self.foreground = foreground
         self.smallest_class = smallest_class
@@ -171,7 +171,8 @@ def read_patch(
     size = patch.size or patch.window
     plain = [v.as_tensor() if isinstance(v, MetaTensor) else v for v in volumes]
     inner = field
-    if mode == "constant" and (3 in orders or device is not None or any(p.dtype != torch.float32 for p, o in zip(plain, orders, strict=True) if o)):
+    converted = any(o == 3 or (o == 1 and p.dtype != torch.float32) for p, o in zip(plain, orders, strict=True))
+    if mode == "constant" and (converted or device is not None):
         # What is converted, filtered or sent to a device is the box that is read: a CT is a hundred times its patch.
         box = _box(field, size, plain[0].shape[1:])
         plain = [p[(slice(None), *box)] for p in plain]

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from custom_components.kernels.resample import CoordinateField
+from custom_components.kernels.coordinates import CoordinateField
 from custom_components.transforms.elastic import smoothed_noise_lattice, spline_noise_lattice
 
 __all__ = ["Deformation", "Elastic", "Flip", "Operation", "Rotate", "Scale", "Translate"]
@@ -169,7 +169,9 @@ class Deformation:
         result[:-1, :-1], result[:-1, -1], _ = self._compose(shape)
         return result
 
-    def field(self, shape: Sequence[int], size: Sequence[int] | None = None, centre: Sequence[float] | None = None) -> CoordinateField:
+    def field(
+        self, shape: Sequence[int], size: Sequence[int] | None = None, centre: Sequence[float] | None = None
+    ) -> CoordinateField:
         """Coordinates for the kernels.
 
         Args:

@@ -80,12 +80,12 @@ def smoothed_noise_lattice(
     taps = [_sampled_filter(s, h) for s, h in zip(sigma, step, strict=True)]
     # Voxel 0 lies at lattice position 1, control point k at voxel (k − 2) · step: the faces are reached too.
     points = [int((n - 0.5) / h + 1) + 4 for n, h in zip(shape, step, strict=True)]
-    given = isinstance(source, np.ndarray)
     flat = 3 - axes  # a 2-D output has one plane, which nothing filters
+    three = (*[1] * flat, *shape)
     lattice = smooth_lattice(
-        source.reshape(axes, *[1] * flat, *shape) if given else None,
-        0 if given else int(source),
-        (axes, *[1] * flat, *shape),
+        source.reshape(axes, *three) if isinstance(source, np.ndarray) else None,
+        0 if isinstance(source, np.ndarray) else source,
+        (axes, three[0], three[1], three[2]),
         [np.ones(1)] * flat + taps,
         [0] * flat + [-2 * int(h) for h in step],
         [1] * flat + [int(h) for h in step],

@@ -211,8 +211,10 @@ def _apply(
         results = [p.float() if o and p.dtype != torch.float32 else p.clone() for p, o in zip(plain, orders, strict=True)]
     else:
         results = deform(tensors, deformation, orders, mode, values)
-    shape = tensors[0].shape[1:]
-    return [with_affine_of(r, t, deformation.field(shape)) if isinstance(t, MetaTensor) else r for r, t in zip(results, tensors, strict=True)]
+    if not any(isinstance(t, MetaTensor) for t in tensors):
+        return results
+    field = deformation.field(tensors[0].shape[1:])
+    return [with_affine_of(r, t, field) for r, t in zip(results, tensors, strict=True)]
 
 
 def _invert(volume: Tensor, deformation: Deformation, order: int, mode: str, value: float) -> Tensor:

@@ -57,9 +57,7 @@ class RandRotate:
         spacing: voxel size along the axes, mm: the rotation is then rigid in millimetres. None: voxels are cubes.
     """
 
-    def __init__(
-        self, probability: float, angles: Sequence[Sequence[float]], spacing: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, probability: float, angles: Sequence[Sequence[float]], spacing: Sequence[float] | None = None) -> None:
         self.probability = _probability(probability)
         self.angles = [_range(a, "angles") for a in angles]
         if len(self.angles) not in (1, 3):
