@@ -74,7 +74,7 @@ def _card() -> tuple[torch.Tensor, torch.Tensor]:
 def _figure() -> Figure:
     figure = Figure(figsize=(16, 10.5), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1.05])
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[2, 1.05])).tolist()
     upper.suptitle(
         "Arrows lead from a voxel of the result to the place it reads. Both axes are zero at the centre, shape / 2; "
         "operations act from left to right.",

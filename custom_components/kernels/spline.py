@@ -38,11 +38,11 @@ def spline_coefficients(volume: Tensor, mode: str) -> Tensor:
 
     code = BOUNDARY_MODES.index(mode)
     pad = np.array(spline_padding(volume.shape, mode))
-    result = torch.empty([n + 2 * int(p) for n, p in zip(volume.shape, pad, strict=True)], dtype=torch.float32)
-    source, out = volume.detach().contiguous().numpy(), result.numpy()
+    out = np.empty([n + 2 * int(p) for n, p in zip(volume.shape, pad, strict=True)], dtype=np.float32)
+    source = volume.detach().contiguous().numpy()
     nz, ny = volume.shape[:2]
     run_ranges(partial(kernel.filter_rows_range, source, kernel.TAPS, code, pad, out), nz * ny)
     # The planes and rows of the padding are filled by the last two passes.
     run_ranges(lambda a, b: kernel.filter_axis_range(out, kernel.TAPS, code, pad, 1, a + pad[0], b + pad[0]), nz)
     run_ranges(partial(kernel.filter_axis_range, out, kernel.TAPS, code, pad, 0), out.shape[1])
-    return result
+    return torch.from_numpy(out)

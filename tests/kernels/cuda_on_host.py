@@ -17,43 +17,55 @@ from custom_components.kernels.resample_cuda import SOURCE
 from custom_components.kernels.spline import spline_padding
 
 HARNESS = """
-#include <cmath>
+#include <math.h>
 #include <vector>
-using std::floor;
+struct Index { unsigned x = 0, y = 0, z = 0; };
+static Index blockIdx, blockDim, threadIdx;
+static void __syncthreads() {}
 #define __device__
-#include "%(source)s"
+#define __global__
+#define __shared__
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(n)
+#define __ldg(p) (*(p))
+#include "RESAMPLE_CU"
+float line_in_block[3 * 4096];
 
 template <int ORDER>
-static void rows(Grid g, int batch, const double* numbers, const float* lattice, const float* image, float* image_out,
-                 int channels, float value, const unsigned char* label, unsigned char* label_out, int labels,
-                 unsigned char label_value) {
+static void rows(Shape out, Shape in, Shape points, Shape pad, int mode, int batch, const double* numbers, const float* lattice,
+                 const float* images, float* image_out, int channels, float value, const unsigned char* labels,
+                 unsigned char* label_out, int label_channels, unsigned char label_value) {
     const int threads = 32;
-    std::vector<float> line(3 * g.lx + 1);
-    for (int b = 0; b < batch; ++b)
-        for (int z = 0; z < g.nz; ++z)
-            for (int y = 0; y < g.ny; ++y) {
-                if (g.lz)
-                    for (int t = 0; t < threads; ++t)
-                        combine_control_points(g, numbers, lattice, b, z, y, t, threads, line.data());
-                for (int t = 0; t < threads; ++t)
-                    read_row<ORDER, unsigned char>(g, numbers, line.data(), image, image_out, channels, value, label, label_out,
-                                                   labels, label_value, b, z, y, t, threads);
-            }
+    const Shape stored = {in.z + 2 * pad.z, in.y + 2 * pad.y, in.x + 2 * pad.x};
+    for (long long b = 0; b < batch; ++b)
+        for (int row = 0; row < out.z * out.y; ++row) {
+            for (int t = 0; t < threads; ++t)
+                begin_row(t, threads, row / out.y, row % out.y, numbers + 18 * b, points, row_in_block);
+            for (int t = 0; lattice && t < threads; ++t)
+                combine_points(t, threads, lattice + 3 * voxels(points) * b, points, row_in_block, line_in_block);
+            for (int t = 0; t < threads; ++t)
+                read_row<ORDER, unsigned char>(t, threads, row_in_block, line_in_block, points.x, out, in, pad, mode,
+                    images + b * channels * voxels(stored), image_out + b * channels * voxels(out) + (long long)row * out.x,
+                    channels, value, labels + b * label_channels * voxels(in),
+                    label_out + b * label_channels * voxels(out) + (long long)row * out.x, label_channels, label_value);
+        }
 }
 
-extern "C" void resample_on_host(int order, const int* sizes, int batch, const double* numbers, const float* lattice,
-                                 const float* image, float* image_out, int channels, float value, const unsigned char* label,
-                                 unsigned char* label_out, int labels, unsigned char label_value) {
-    Grid g = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
-              sizes[11], sizes[12]};
-    if (order == 1)
-        rows<1>(g, batch, numbers, lattice, image, image_out, channels, value, label, label_out, labels, label_value);
-    else
-        rows<3>(g, batch, numbers, lattice, image, image_out, channels, value, label, label_out, labels, label_value);
+extern "C" void resample_on_host(int order, const int* s, int batch, const double* numbers, const float* lattice,
+                                 const float* images, float* image_out, int channels, float value, const unsigned char* labels,
+                                 unsigned char* label_out, int label_channels, unsigned char label_value) {
+    const Shape out = {s[0], s[1], s[2]}, in = {s[3], s[4], s[5]}, points = {s[6], s[7], s[8]}, pad = {s[9], s[10], s[11]};
+    (order == 1 ? rows<1> : rows<3>)(out, in, points, pad, s[12], batch, numbers, lattice, images, image_out, channels, value,
+                                     labels, label_out, label_channels, label_value);
 }
 
-extern "C" void filter_on_host(const float* source, float* out, int n, long long inner, int pad, int mode, long long count) {
-    for (long long i = 0; i < count; ++i) out[i] = filtered(source, n, inner, pad, mode, i);
+extern "C" void filter_on_host(const float* source, float* out, int outer, int n, int inner, int pad, int mode) {
+    blockDim.x = 8, blockDim.y = 4;
+    const int across = (inner + 7) / 8, along = (n + 2 * pad + 3) / 4;
+    for (blockIdx.x = 0; blockIdx.x < (unsigned)(outer * across * along); ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
+            for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y) spline_filter_axis(source, out, n, inner, pad, mode);
 }
 """
 
@@ -64,7 +76,7 @@ def build(folder: Path) -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("no C++ compiler (g++, c++ or clang++) to run the CUDA source on the CPU with")
     source, library = folder / "harness.cpp", folder / "harness.so"
-    source.write_text(HARNESS % {"source": SOURCE})
+    source.write_text(HARNESS.replace("RESAMPLE_CU", str(SOURCE)))
     command = [
         compiler,
         "-std=c++17",
@@ -72,6 +84,7 @@ def build(folder: Path) -> ctypes.CDLL:
         "-Wall",
         "-Werror",
         "-Wno-unused-function",
+        "-Wno-unknown-pragmas",
         "-shared",
         "-fPIC",
         "-o",
@@ -96,16 +109,9 @@ def filtered(library: ctypes.CDLL, image: np.ndarray, mode: str) -> np.ndarray:
         shape = list(image.shape)
         shape[axis] += 2 * pad[axis - 2]
         out = np.empty(shape, np.float32)
-        inner = int(np.prod(image.shape[axis + 1 :]))
-        library.filter_on_host(
-            _pointer(image),
-            _pointer(out),
-            image.shape[axis],
-            ctypes.c_longlong(inner),
-            pad[axis - 2],
-            BOUNDARY_MODES.index(mode),
-            ctypes.c_longlong(out.size),
-        )
+        outer, inner = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
+        code = BOUNDARY_MODES.index(mode)
+        library.filter_on_host(_pointer(image), _pointer(out), outer, image.shape[axis], inner, pad[axis - 2], code)
         image = out
     return image
 

@@ -156,8 +156,9 @@ def test_gpu_out_of_memory_is_a_clear_error(gpu: torch.device) -> None:
 
 
 def test_a_forked_worker_gets_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from custom_components.kernels.resample_cuda import compiled
+    from custom_components.kernels.resample_cuda import resample_cuda
 
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    image, _, field = case((11, 12, 13))
     with pytest.raises(RuntimeError, match="spawn"):
-        compiled(123)
+        resample_cuda(image, None, field, SIZE, order=1, mode="constant", image_value=0.0, label_value=0)
