@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -118,8 +119,10 @@ def _check(
             raise ValueError(f"{name}: shape (B, C, Z, Y, X) without empty axes is needed, got {tuple(volume.shape)}")
         if len(volume) != len(field):
             raise ValueError(f"{name}: {len(volume)} samples, but coordinates for {len(field)}")
-        if volume[0, 0].numel() >= 2**31:
-            raise ValueError(f"{name}: {tuple(volume.shape[2:])} has over 2^31 voxels, more than a deformation can address")
+        if math.prod(n + 20 for n in volume.shape[2:]) >= 2**31:  # with the margin of cubic coefficients
+            raise ValueError(
+                f"{name}: {tuple(volume.shape[2:])} has 2^31 voxels or more, with margins: more than a deformation can address"
+            )
     if image is not None and image.dtype != torch.float32:
         raise ValueError(f"image: float32 is needed to interpolate, got {image.dtype}")
     if label is not None and label.dtype not in LABEL_TYPES:

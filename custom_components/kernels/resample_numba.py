@@ -235,9 +235,14 @@ def _map_row(c, n, mode):  # type: ignore[no-untyped-def]
         outside |= np.int32(not ((c[x] >= np.float32(0)) & (c[x] <= last)))
     if outside == 0:
         return
+    low, high = np.float64(0), np.float64(n - 1)
+    if mode == 1:
+        low, high = low - 0.5, high + 0.5
+    elif mode == 3:
+        low, high = low - NEAREST_REACH, high + NEAREST_REACH
     for x in range(c.shape[0]):
         v = np.float64(c[x])
-        if v >= 0 and v <= n - 1:
+        if (v >= 0 and v <= n - 1) or v != v:
             continue
         if n == 1:
             v = np.float64(0)
@@ -251,12 +256,13 @@ def _map_row(c, n, mode):  # type: ignore[no-untyped-def]
             if v > n - 1:
                 v = 2 * n - 2 - v
         elif mode == 3:
-            v = np.float64(min(max(v, -NEAREST_REACH), n - 1 + NEAREST_REACH))
+            pass
         elif v < 0:  # SciPy's rule on the seam itself: from below the last voxel, from above the first
             v += (n - 1) * (np.floor(-v / (n - 1)) + 1)
         else:
             v -= (n - 1) * np.floor(v / (n - 1))
-        c[x] = np.float32(v)
+        # The remainder of a huge coordinate is lost to rounding: what it reads must still lie within the volume.
+        c[x] = np.float32(min(max(v, low), high))
 
 
 @_compiled

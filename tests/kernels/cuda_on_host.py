@@ -1,156 +1,119 @@
-"""Runs the two steps of resample.cu as loops on the CPU: what a block's threads do, one thread after another."""
+"""Runs CUDA kernels on the CPU, block by block and thread by thread: for machines without a GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pytest
-import torch
 
-from custom_components.kernels.boundary import BOUNDARY_MODES
-from custom_components.kernels.coordinates import CoordinateField
-from custom_components.kernels.resample_cuda import SOURCE
-from custom_components.kernels.spline import spline_padding
+__all__ = ["HostModule", "host_compiler"]
 
-HARNESS = """
+# Threads run one after the other, each to its end. What a thread reads from shared memory after its k-th barrier is right
+# once all threads have come that far, so a block runs once more for every barrier that its threads meet. Every other run
+# is in reverse order: where a barrier is missing, the last run still reads what the first thread got wrong in the one
+# before. Stale numbers of another block are wiped, and zeros of `Row` are harmless until they are replaced.
+HARNESS = r"""
 #include <math.h>
-#include <vector>
-struct Index { unsigned x = 0, y = 0, z = 0; };
-static Index blockIdx, blockDim, threadIdx;
-static void __syncthreads() {}
-#define __device__
+#include <string.h>
+#include <utility>
+
 #define __global__
+#define __device__
 #define __shared__
 #define __forceinline__ inline
-#define __restrict__
-#define __launch_bounds__(n)
-#define __ldg(p) (*(p))
-#include "RESAMPLE_CU"
-float line_in_block[3 * 4096];
+#define __launch_bounds__(threads)
+template <typename T> T __ldg(const T* p) { return *p; }
+struct Index { unsigned x, y, z; } threadIdx, blockIdx, blockDim;
+static long barriers;
+static void __syncthreads() { ++barriers; }
 
-template <int ORDER>
-static void rows(Shape out, Shape in, Shape points, Shape pad, int mode, int batch, const double* numbers, const float* lattice,
-                 const float* images, float* image_out, int channels, float value, const unsigned char* labels,
-                 unsigned char* label_out, int label_channels, unsigned char label_value) {
-    const int threads = 32;
-    const Shape stored = {in.z + 2 * pad.z, in.y + 2 * pad.y, in.x + 2 * pad.x};
-    for (long long b = 0; b < batch; ++b)
-        for (int row = 0; row < out.z * out.y; ++row) {
-            for (int t = 0; t < threads; ++t)
-                begin_row(t, threads, row / out.y, row % out.y, numbers + 18 * b, points, row_in_block);
-            for (int t = 0; lattice && t < threads; ++t)
-                combine_points(t, threads, lattice + 3 * voxels(points) * b, points, row_in_block, line_in_block);
-            for (int t = 0; t < threads; ++t)
-                read_row<ORDER, unsigned char>(t, threads, row_in_block, line_in_block, points.x, out, in, pad, mode,
-                    images + b * channels * voxels(stored), image_out + b * channels * voxels(out) + (long long)row * out.x,
-                    channels, value, labels + b * label_channels * voxels(in),
-                    label_out + b * label_channels * voxels(out) + (long long)row * out.x, label_channels, label_value);
+#include "SOURCE"
+
+constexpr size_t CAPACITY = 48 * 1024 / sizeof(float);
+float line_in_block[CAPACITY + 1];
+
+template <typename... P, size_t... I>
+static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<P*>(arguments[I])...);
+}
+
+template <typename... P>
+static int run(void (*kernel)(P...), unsigned blocks, unsigned x, unsigned y, size_t shared, void** arguments) {
+    blockDim = {x, y, 1};
+    shared /= sizeof(float);
+    if (shared > CAPACITY) return 2;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+        row_in_block = Row();
+        for (size_t i = 0; i <= shared; ++i) line_in_block[i] = NAN;
+        long met = 0;
+        for (long round = 0; round <= met; ++round) {
+            barriers = 0;
+            for (unsigned i = 0; i < x * y; ++i) {
+                const unsigned thread = round % 2 ? x * y - 1 - i : i;
+                threadIdx = {thread % x, thread / x, 0};
+                call(kernel, arguments, std::index_sequence_for<P...>());
+            }
+            if (barriers % (x * y)) return 3;
+            met = barriers / (x * y);
         }
+        if (line_in_block[shared] == line_in_block[shared]) return 4;
+    }
+    return 0;
 }
 
-extern "C" void resample_on_host(int order, const int* s, int batch, const double* numbers, const float* lattice,
-                                 const float* images, float* image_out, int channels, float value, const unsigned char* labels,
-                                 unsigned char* label_out, int label_channels, unsigned char label_value) {
-    const Shape out = {s[0], s[1], s[2]}, in = {s[3], s[4], s[5]}, points = {s[6], s[7], s[8]}, pad = {s[9], s[10], s[11]};
-    (order == 1 ? rows<1> : rows<3>)(out, in, points, pad, s[12], batch, numbers, lattice, images, image_out, channels, value,
-                                     labels, label_out, label_channels, label_value);
-}
-
-extern "C" void filter_on_host(const float* source, float* out, int outer, int n, int inner, int pad, int mode) {
-    blockDim.x = 8, blockDim.y = 4;
-    const int across = (inner + 7) / 8, along = (n + 2 * pad + 3) / 4;
-    for (blockIdx.x = 0; blockIdx.x < (unsigned)(outer * across * along); ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
-            for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y) spline_filter_axis(source, out, n, inner, pad, mode);
+extern "C" int launch(const char* name, unsigned blocks, unsigned x, unsigned y, size_t shared, void** arguments) {
+KERNELS
+    return 1;
 }
 """
+ERRORS = {
+    1: "no such kernel",
+    2: "over 48 KiB of shared memory",
+    3: "a barrier that not all threads of a block meet",
+    4: "wrote beyond its shared memory",
+}
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """The harness as a library; skips the test where there is no C++ compiler."""
-    compiler = next((found for name in ("g++", "c++", "clang++") if (found := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler (g++, c++ or clang++) to run the CUDA source on the CPU with")
-    source, library = folder / "harness.cpp", folder / "harness.so"
-    source.write_text(HARNESS.replace("RESAMPLE_CU", str(SOURCE)))
-    command = [
-        compiler,
-        "-std=c++17",
-        "-O2",
-        "-Wall",
-        "-Werror",
-        "-Wno-unused-function",
-        "-Wno-unknown-pragmas",
-        "-shared",
-        "-fPIC",
-        "-o",
-        str(library),
-        str(source),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(library))
+def host_compiler() -> str | None:
+    """The first C++ compiler of the machine."""
+    return next((path for path in map(shutil.which, ("g++", "c++", "clang++")) if path), None)
 
 
-def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+class HostModule:
+    """What a test needs of ``cupy.RawModule``, with kernels that run on the CPU.
 
+    Args:
+        source: CUDA C++ without headers.
+        kernels: names, template arguments included.
+        folder: for the library.
+        compiler: of C++17.
+        flags: further ones for it.
 
-def filtered(library: ctypes.CDLL, image: np.ndarray, mode: str) -> np.ndarray:
-    """Coefficients of (B, C, Z, Y, X), axis after axis as `resample_cuda` launches them."""
-    pad = spline_padding(image.shape[2:], mode)
-    for axis in (4, 3, 2):
-        if image.shape[axis] == 1 and not pad[axis - 2]:
-            continue
-        shape = list(image.shape)
-        shape[axis] += 2 * pad[axis - 2]
-        out = np.empty(shape, np.float32)
-        outer, inner = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
-        code = BOUNDARY_MODES.index(mode)
-        library.filter_on_host(_pointer(image), _pointer(out), outer, image.shape[axis], inner, pad[axis - 2], code)
-        image = out
-    return image
+    Raises:
+        subprocess.CalledProcessError: the source does not compile.
+    """
 
+    def __init__(self, source: Path, kernels: Sequence[str], folder: Path, compiler: str, flags: Sequence[str] = ()) -> None:
+        choices = [f'    if (!strcmp(name, "{k}")) return run({k}, blocks, x, y, shared, arguments);' for k in kernels]
+        harness, library = folder / "harness.cpp", folder / "kernels.so"
+        harness.write_text(HARNESS.replace("SOURCE", str(source)).replace("KERNELS", "\n".join(choices)))
+        options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas", *flags]
+        subprocess.run([compiler, *options, "-o", str(library), str(harness)], check=True)
+        self._launch = ctypes.CDLL(str(library)).launch
+        self._launch.argtypes = [ctypes.c_char_p, *[ctypes.c_uint] * 3, ctypes.c_size_t, ctypes.c_void_p]
 
-def resample_on_host(
-    library: ctypes.CDLL,
-    image: torch.Tensor,
-    label: torch.Tensor,
-    field: CoordinateField,
-    size: tuple[int, ...],
-    *,
-    order: int,
-    mode: str,
-    image_value: float,
-    label_value: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `custom_components.kernels.resample.resample`."""
-    shape = image.shape[2:]
-    pad = spline_padding(shape, mode) if order == 3 else (0, 0, 0)
-    points = (0, 0, 0) if field.lattice is None else field.lattice.shape[2:]
-    sizes = np.array([*size, *shape, *points, *pad, BOUNDARY_MODES.index(mode)], np.int32)
-    numbers = np.ascontiguousarray(np.concatenate([field.matrix.reshape(len(field), 12), field.origin, field.step], axis=1))
-    source = np.ascontiguousarray(image.numpy())
-    source = filtered(library, source, mode) if order == 3 else source
-    image_out = np.full((*image.shape[:2], *size), np.nan, np.float32)
-    label_out = np.full((*label.shape[:2], *size), 255, np.uint8)
-    library.resample_on_host(
-        order,
-        _pointer(sizes),
-        len(field),
-        _pointer(numbers),
-        _pointer(field.lattice),
-        _pointer(source),
-        _pointer(image_out),
-        image.shape[1],
-        ctypes.c_float(image_value),
-        _pointer(np.ascontiguousarray(label.numpy())),
-        _pointer(label_out),
-        label.shape[1],
-        ctypes.c_ubyte(label_value),
-    )
-    return torch.from_numpy(image_out), torch.from_numpy(label_out)
+    def get_function(self, name: str) -> Any:
+        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], *, shared_mem: int = 0) -> None:
+            values = [np.array(value) for value in arguments]
+            pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+            x, y = (*block, 1)[:2]
+            error = self._launch(name.encode(), grid[0], x, y, shared_mem, pointers)
+            if error:
+                raise RuntimeError(f"{name}: {ERRORS[error]}")
+
+        return kernel

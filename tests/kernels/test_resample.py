@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
@@ -158,13 +159,25 @@ def test_memory_layout_and_threads_change_nothing() -> None:
 
 
 def test_coordinates_that_are_no_numbers_are_outside() -> None:
-    image, label = volumes((6, 6, 6))
-    field = random_field((6, 6, 6))
-    field.lattice[:] = np.nan
-    for mode in BOUNDARY_MODES:
+    for mode, shape in product(BOUNDARY_MODES, [(6, 6, 6), (1, 6, 6), (6, 6, 1)]):
+        image, label = volumes(shape)
+        field = random_field((6, 6, 6))
+        field.lattice[:] = np.nan
         result, labels = resample(image, label, field, (6, 6, 6), mode=mode, image_value=4.0, label_value=3)
         assert (result == 4).all()
         assert (labels == 3).all()
+
+
+@pytest.mark.parametrize("mode", BOUNDARY_MODES)
+def test_huge_coordinates_read_within_the_volume(mode: str) -> None:
+    image = volumes((6, 7, 8))[0].abs() + 1
+    for order in (1, 3):
+        for scale in (1e10, 1e17, 1e30, -1e30):
+            field = CoordinateField(np.eye(3, 4)[None] * scale + 0.25)
+            result = resample(image, None, field, (5, 5, 37), order=order, mode=mode)[0]
+            assert torch.isfinite(result).all()
+            assert result.abs().max() <= 2 * image.max()
+            assert result.abs().min() > 0.2 or mode == "constant" or abs(scale) > 1e20  # there float32 overflows: outside
 
 
 @pytest.mark.parametrize(("order", "elastic"), [(1, False), (1, True), (3, True)])
