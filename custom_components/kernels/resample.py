@@ -19,6 +19,7 @@ from custom_components.kernels.threads import run_ranges
 __all__ = ["resample", "resample_reference"]
 
 LABEL_TYPES = (torch.uint8, torch.int8, torch.bool, torch.int16, torch.int32, torch.int64)
+_VOXELS_PER_THREAD = 2**16
 NUMPY_TYPES = {torch.uint8: np.uint8, torch.int16: np.int16, torch.int32: np.int32, torch.int64: np.int64}
 
 
@@ -173,7 +174,7 @@ def _resample_cpu(
         read = partial(
             kernel.resample_range, *grid, images, out, np.float32(image_value), order == 3, pad, labels, labels_out, value
         )
-        run_ranges(read, len(grid[0]) * size[0] * size[1])
+        run_ranges(read, len(grid[0]) * size[0] * size[1], least=-(-_VOXELS_PER_THREAD // size[2]))
 
     if image is None or order == 1:
         images = _flat(image) if image is not None else np.empty((batch, 0, 1), np.float32)

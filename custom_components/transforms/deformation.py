@@ -36,7 +36,7 @@ class Flip:
         _check(all(0 <= a < ndim for a in self.axes), f"flip: axes {self.axes} of {ndim} dimensions")
         flipped = np.array([float(a in self.axes) for a in range(ndim)])
         # About the middle of the voxels, (n − 1) / 2, which is half a voxel below the centre of the mesh.
-        return np.diag(1 - 2 * flipped), -flipped
+        return _diagonal(1 - 2 * flipped), -flipped
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Rotate:
         wanted = 3 if ndim == 3 else 1
         _check(len(self.angles) == wanted, f"rotate: {wanted} angle(s) in {ndim} dimensions, got {len(self.angles)}")
         angles = self.angles if ndim == 3 else (self.angles[0], 0.0, 0.0)
-        matrix = np.eye(3)
+        matrix = _IDENTITY
         for axis, angle in enumerate(angles):
-            matrix = matrix @ _rotation(axis, angle)
+            if angle:
+                matrix = matrix @ _rotation(axis, angle)
         matrix = matrix.T[3 - ndim :, 3 - ndim :]
         if self.spacing is not None:
             spacing = _per_axis(self.spacing, ndim, "rotate: spacing")
@@ -77,7 +78,7 @@ class Scale:
     def affine(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         factors = _per_axis(self.factors, ndim, "scale: factors")
         _check(bool((factors > 0).all()), f"scale: factors must be positive, got {self.factors} (to mirror, use Flip)")
-        return np.diag(factors), np.zeros(ndim)
+        return _diagonal(factors), np.zeros(ndim)
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,10 @@ class Deformation:
     def _compose(self, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Linear part and offset from index to index, and the linear part that acts on the displacement."""
         ndim = len(shape)
-        linear, offset, after = np.eye(ndim), np.zeros(ndim), np.eye(ndim)
+        linear, offset, after = _IDENTITY[:ndim, :ndim], np.zeros(ndim), _IDENTITY[:ndim, :ndim]
         for operation in self.operations:
             if isinstance(operation, Elastic):
-                after = np.eye(ndim)
+                after = _IDENTITY[:ndim, :ndim]
                 continue
             matrix, shift = operation.affine(ndim)
             linear, offset, after = matrix @ linear, matrix @ offset + shift, matrix @ after
@@ -254,6 +255,15 @@ class Deformation:
         return cls.from_dict(json.loads(text))
 
 
+_IDENTITY = np.eye(3)
+
+
+def _diagonal(values: np.ndarray) -> np.ndarray:
+    matrix = np.zeros((len(values), len(values)))
+    matrix.flat[:: len(values) + 1] = values
+    return matrix
+
+
 def _rotation(axis: int, angle: float) -> np.ndarray:
     cos, sin = math.cos(angle), math.sin(angle)
     if abs(angle * 2 / math.pi - round(angle * 2 / math.pi)) < 1e-12:
@@ -268,7 +278,7 @@ def _rotation(axis: int, angle: float) -> np.ndarray:
 def _per_axis(values: Sequence[float], ndim: int, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     _check(array.shape in ((1,), (ndim,)), f"{name}: one value, or one for each of {ndim} axes, got {array.size}")
-    return np.broadcast_to(array, (ndim,)).copy()
+    return array if array.shape == (ndim,) else np.full(ndim, array[0])
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def spline_noise_lattice(
     step = np.maximum(math.sqrt(3) * sigma, 1.0)
     origin = random.random_sample(len(shape)) + 0.5 / step  # reaches the faces, half a voxel beyond the middles
     points = [int((n - 0.5) / h + o) + 4 for n, h, o in zip(shape, step, origin, strict=True)]
-    deviation = alpha * math.sqrt(np.prod([_energy(s) / _MEAN_SQUARE for s in sigma]) / 3)
+    deviation = alpha * math.sqrt(math.prod(_energy(s) / _MEAN_SQUARE for s in sigma) / 3)
     return deviation * random.standard_normal((len(shape), *points)), origin, step
 
 
@@ -75,7 +75,7 @@ def smoothed_noise_lattice(
     axes = len(shape)
     if isinstance(source, np.ndarray) and source.shape != (axes, *shape):
         raise ValueError(f"elastic: noise of shape {(axes, *shape)} is needed, got {source.shape}")
-    deviation = alpha * math.sqrt(np.prod([_energy(s) for s in sigma]) / 3)
+    deviation = alpha * math.sqrt(math.prod(_energy(s) for s in sigma) / 3)
     step = np.array([_step(s, deviation) for s in sigma])
     taps = [_sampled_filter(s, h) for s, h in zip(sigma, step, strict=True)]
     # Voxel 0 lies at lattice position 1, control point k at voxel (k − 2) · step: the faces are reached too.
@@ -95,7 +95,9 @@ def smoothed_noise_lattice(
 
 
 def _energy(sigma: float) -> float:
-    """Σ g² of the Gaussian filter."""
+    """Σ g² of the Gaussian filter; from sigma 2 on that of the continuous one, which is the same to 2e-4."""
+    if sigma >= 2:
+        return 1 / (2 * math.sqrt(math.pi) * sigma)
     taps = gaussian_taps(sigma)
     return float(2 * (taps**2).sum() - taps[0] ** 2)
 
