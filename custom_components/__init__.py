@@ -4,4 +4,4 @@ The package holds what a bundle's JSON names in ``_target_``. Importing it costs
 need: `custom_components.domain`, ``networks``, ``transforms``, ``data``, ``inference``, ``training``, ``weights``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

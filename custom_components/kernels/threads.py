@@ -16,7 +16,8 @@ __all__ = ["run_ranges"]
 def run_ranges(work: Callable[[int, int], None], count: int, least: int = 1) -> None:
     """Call ``work(start, stop)`` on disjoint parts of ``range(count)``, on up to `torch.get_num_threads` threads.
 
-    No part is smaller than ``least``: to wake a thread takes as long as some hundred thousand voxels. ``work`` must release the GIL to gain anything. An exception in any part is raised here.
+    No part is smaller than ``least``, since waking a thread takes time too. ``work`` must release the GIL to gain
+    anything. An exception in any part is raised here.
     """
     threads = min(torch.get_num_threads(), max(1, count // least))
     if threads <= 1:

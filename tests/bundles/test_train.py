@@ -15,7 +15,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from custom_components.errors import InputError
-from custom_components.transforms import KeepComponentsd
+from custom_components.transforms import KeepComponentsd, RandDeformCropd
 from custom_components.weights import load_state, read_tensors
 from tests.bundles.training_runs import last, overrides, workflow
 
@@ -129,6 +129,38 @@ def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) 
         )
         scored.run()
     assert (tmp_path / "out" / "scores.json").is_file()
+
+
+def test_monais_own_augmentation(bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
+    values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
+    flow = workflow(bundle, ["train.json", "monai_augmentation.json"], values)
+    names = [type(t).__name__ for t in flow.parser.get_parsed_content("train#preprocessing").transforms]
+    assert "RandCropByLabelClassesd" in names
+    assert "RandDeformCropd" not in names
+    default = json.loads((bundle / "configs" / "train.json").read_text())["train"]["random_transforms"]
+    override = json.loads((bundle / "configs" / "monai_augmentation.json").read_text())["train#random_transforms"]
+    # The intensities are changed alike: what differs is how patches are cut and deformed.
+    assert override[-6:] == default[-6:]
+    flow.run()
+    assert last(tmp_path)["iteration"] == 2
+
+
+def test_the_recipes_deform_as_the_domain_says(bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
+    for files, law, orders in ((["train.json"], "spline", (1, 0)), (["train.json", "original_recipe.json"], "gaussian", (3, 0))):
+        flow = workflow(bundle, files, overrides(bundle, phantom_data, tmp_path / law))
+        chain = flow.parser.get_parsed_content("train#preprocessing").transforms
+        crop = next(t for t in chain if isinstance(t, RandDeformCropd))
+        augmentation = flow.parser.get_parsed_content("augmentation")
+        elastic, rotate, scale, flip = crop.operations
+        assert (elastic.probability, elastic.law) == (augmentation.elastic.probability, law)
+        assert elastic.sigma == [tuple(augmentation.elastic.sigma)]
+        assert elastic.alpha == tuple(augmentation.elastic.alpha)
+        assert (rotate.angles, scale.factors) == (
+            [tuple(a) for a in augmentation.rotation.angles],
+            [tuple(augmentation.scale.range)],
+        )
+        assert (flip.probability, flip.axes) == (augmentation.mirror.probability, tuple(augmentation.mirror.axes))
+        assert (crop.window, crop.orders) == ((24, 32, 24), orders)
 
 
 def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path, trained: Path, tmp_path: Path) -> None:
