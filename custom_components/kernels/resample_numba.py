@@ -255,11 +255,9 @@ def _map_row(c, n, mode):  # type: ignore[no-untyped-def]
             v = v % (2 * n - 2)
             if v > n - 1:
                 v = 2 * n - 2 - v
-        elif mode == 3:
-            pass
-        elif v < 0:  # SciPy's rule on the seam itself: from below the last voxel, from above the first
+        elif mode == 4 and v < 0:  # SciPy's rule on the seam itself: from below the last voxel, from above the first
             v += (n - 1) * (np.floor(-v / (n - 1)) + 1)
-        else:
+        elif mode == 4:
             v -= (n - 1) * np.floor(v / (n - 1))
         # The remainder of a huge coordinate is lost to rounding: what it reads must still lie within the volume.
         c[x] = np.float32(min(max(v, low), high))
