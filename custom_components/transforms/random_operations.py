@@ -25,7 +25,6 @@ class RandOperation(Protocol):
         Args:
             random: MONAI's random state; the same number of draws is taken whether the operation comes about or not.
         """
-        ...
 
 
 class RandFlip:
