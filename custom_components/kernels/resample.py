@@ -201,7 +201,7 @@ def _storage(label: Tensor | None) -> torch.dtype:
 
 
 def _lattice(field: CoordinateField) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The lattice; where there is none, control points of zero whose one interval holds the whole output."""
+    """The lattice, empty where there is none."""
     if field.lattice is None:
-        return np.zeros((len(field), 3, 4, 4, 4), np.float32), np.zeros((len(field), 3)), np.full((len(field), 3), 2.0**30)
+        return np.empty((len(field), 3, 0, 0, 0), np.float32), field.origin, field.step
     return np.ascontiguousarray(field.lattice, dtype=np.float32), field.origin, field.step
