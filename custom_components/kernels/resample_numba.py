@@ -4,10 +4,8 @@ A row is all output voxels of one (sample, z, y). Along it the B-spline displace
 control points, so coordinates cost three multiply-adds per voxel and axis. Several short rows are put together; then
 offsets and weights of all their voxels are found, and every channel is gathered with them.
 
-What runs per voxel is written as vector instructions of `BLOCK` voxels (`_emitted`): numba widens 32-bit integers to 64,
-and takes the neighbours of a voxel one by one. The functions work on ``[start, stop)`` of the flattened rows and release
-the GIL. No ``fastmath``: the arithmetic is the same on every machine. All of it is in one file: numba's cache does not see
-changes in functions of another one.
+What runs per voxel is written as vector instructions (`custom_components.kernels.resample_blocks`). The functions work on
+``[start, stop)`` of the flattened rows and release the GIL. No ``fastmath``: the arithmetic is the same on every machine.
 """
 
 from __future__ import annotations
@@ -16,15 +14,22 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+
+from custom_components.kernels.resample_blocks import (
+    affine_block,
+    cubic_block,
+    linear_block,
+    locate_block,
+    locate_cubic_block,
+    tricubic_block,
+)
+from custom_components.kernels.vectors import BLOCK, combine_rows_block
 
 __all__ = ["resample_range", "spline_weights"]
 
 f32 = np.float32
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-BLOCK = 8  # voxels of one vector instruction, or of a few where they are shorter
+STAMP = "6290868a7006"  # of vectors.py and resample_blocks.py, see vectors.py
 ALL = 255  # bits of a block whose voxels all lie inside
 GROUP = 256  # voxels whose offsets and weights are held at once, at least one row
 # How far beyond the edge cubic interpolation goes on in mode nearest: farther out the spline has forgotten the edge.
@@ -81,8 +86,9 @@ def resample_range(  # type: ignore[no-untyped-def]
     elastic = lattice.shape[2] > 0
     ly, lx = max(4, lattice.shape[3]), max(4, lattice.shape[4])
     points = np.empty((3, ly, lx), f32)
-    plane = np.zeros((ly, -(-12 * (lx - 3) // BLOCK) * BLOCK), f32)
-    line = np.empty(plane.shape[1], f32)
+    width = -(-12 * (lx - 3) // BLOCK) * BLOCK
+    plane = np.zeros((ly, width), f32)
+    line = np.empty(width, f32)
     w = np.empty(4, f32)
     intervals = _intervals(origin[start // (nz * ny), 2], step[start // (nz * ny), 2], nx, lx)
     along = f32(0), f32(0), f32(0)
@@ -106,12 +112,13 @@ def resample_range(  # type: ignore[no-untyped-def]
             base = _base(matrix, b, 0, z, y + i), _base(matrix, b, 1, z, y + i), _base(matrix, b, 2, z, y + i)
             if elastic:
                 first = spline_weights(origin[b, 1] + (y + i) / step[b, 1], w)
-                for at in range(0, line.shape[0], BLOCK):
-                    _combine_block(plane, plane.shape[1], first, at, w[0], w[1], w[2], w[3], line)
+                places = first * width, (first + 1) * width, (first + 2) * width, (first + 3) * width
+                for at in range(0, width, BLOCK):
+                    combine_rows_block(plane, places, at, w[0], w[1], w[2], w[3], line)
                 _coordinates(line, intervals, step[b, 2], base, along, c, i * nx)
             else:
                 for at in range(0, nx, BLOCK):
-                    _affine_block(c, c.shape[1], i * nx + at, at, base, along)
+                    affine_block(c, c.shape[1], i * nx + at, at, base, along)
         row += rows
         n = rows * nx
         blocks = -(-n // BLOCK)
@@ -221,7 +228,7 @@ def _coordinates(line, intervals, step, base, along, c, at):  # type: ignore[no-
         low, high = knots[k], knots[k + 1]
         for x in range(low, high, BLOCK):
             u = places[k] + f32(np.int32(x - low)) * du
-            _cubic_block(c, c.shape[1], at + x, x, base, along, u, du, line, places.shape[0], k)
+            cubic_block(c, c.shape[1], at + x, x, base, along, u, du, line, places.shape[0], k)
 
 
 @_compiled
@@ -278,7 +285,7 @@ def _locate(c, shape, stride, mode, blocks, f, corner, nearest, inside):  # type
     seen = False
     for block in range(blocks):
         at = block * BLOCK
-        bits = _locate_block(c, c.shape[1], at, ends, lasts, steps, slack, f, f.shape[1], corner, nearest)
+        bits = locate_block(c, c.shape[1], at, ends, lasts, steps, slack, f, f.shape[1], corner, nearest)
         inside[block] = bits
         seen |= bits != 0
     return seen
@@ -307,7 +314,7 @@ def _linear(source, corner, f, stride, inside, blocks, out, value):  # type: ign
         if inside[block] == 0:
             out[at : at + BLOCK] = value
         else:
-            _linear_block(source, corner, at, sz, sy, f, f.shape[1], inside[block], value, out)
+            linear_block(source, corner, at, sz, sy, f, f.shape[1], inside[block], value, out)
 
 
 @_compiled
@@ -332,7 +339,7 @@ def _locate_cubic(c, shape, pad, stride, blocks, corner, weights):  # type: igno
     lows = f32(1 - pad[0]), f32(1 - pad[1]), f32(1 - pad[2])
     highs = f32(shape[0] + pad[0] - 3), f32(shape[1] + pad[1] - 3), f32(shape[2] + pad[2] - 3)
     for block in range(blocks):
-        _locate_cubic_block(c, c.shape[1], block * BLOCK, lows, highs, steps, shift, corner)
+        locate_cubic_block(c, c.shape[1], block * BLOCK, lows, highs, steps, shift, corner)
     for a in range(3):
         row, low, high = c[a], lows[a], highs[a]
         first, second, third, fourth = weights[4 * a], weights[4 * a + 1], weights[4 * a + 2], weights[4 * a + 3]
@@ -350,287 +357,8 @@ def _cubic(source, corner, weights, stride, inside, blocks, out, value):  # type
             out[at : at + BLOCK] = value
         else:
             for x in range(at, at + BLOCK, 4):
-                _tricubic_block(source, corner, x, sz, sy, weights, weights.shape[1], out)
+                tricubic_block(source, corner, x, sz, sy, weights, weights.shape[1], out)
             if inside[block] != ALL:
                 for x in range(BLOCK):
                     if not inside[block] >> x & 1:
                         out[at + x] = value
-
-
-# The vector instructions. Each stub below has numba's typing context as its first argument, which callers do not give.
-_emitted: Any = intrinsic
-_F, _I = types.float32, types.intp
-_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
-
-
-class _Vectors:
-    """LLVM's builder, with loads and stores of several neighbours and what is done with them."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
-        self.context, self.builder, self.signature = context, builder, signature
-
-    def array(self, number: int, values: Any) -> Any:
-        """Address of the first element of an argument."""
-        return self.context.make_array(self.signature.args[number])(self.context, self.builder, values[number]).data
-
-    def row(self, number: int, width: Any, at: Any) -> Any:
-        """Flat index of an element of a (…, width) array."""
-        return self.builder.add(self.builder.mul(width, ir.Constant(_INT64, number)), at)
-
-    def load(self, address: Any, at: Any, lanes: int) -> Any:
-        place = self.builder.gep(address, [at])
-        vector = ir.VectorType(place.type.pointee, lanes)
-        loaded = self.builder.load(self.builder.bitcast(place, vector.as_pointer()))
-        loaded.align = 4
-        return loaded
-
-    def store(self, value: Any, address: Any, at: Any) -> None:
-        place = self.builder.bitcast(self.builder.gep(address, [at]), value.type.as_pointer())
-        self.builder.store(value, place).align = 4
-
-    def splat(self, value: Any, lanes: int = BLOCK) -> Any:
-        vector = ir.VectorType(value.type, lanes)
-        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_INT32, 0))
-        return self.pick(first, first, [0] * lanes)
-
-    def pick(self, a: Any, b: Any, places: list[int]) -> Any:
-        """Elements of ``a`` followed by ``b``."""
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(places)), places))
-
-    def join(self, parts: list[Any]) -> Any:
-        while len(parts) > 1:
-            n = 2 * parts[0].type.count
-            parts = [self.pick(a, b, list(range(n))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        return parts[0]
-
-    def low(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
-
-    def high(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def floor(self, a: Any) -> Any:
-        module = self.builder.module
-        kind = ir.FunctionType(a.type, [a.type])
-        name = f"llvm.floor.v{a.type.count}f32"
-        function = module.globals.get(name) or ir.Function(module, kind, name)
-        return self.builder.call(function, [a])
-
-    def mix(self, a: Any, b: Any, weight: Any) -> Any:
-        """a (1 − weight) + b weight."""
-        one = ir.Constant(weight.type, [1.0] * weight.type.count)
-        rest = self.builder.fsub(one, weight)
-        return self.builder.fadd(self.builder.fmul(a, rest), self.builder.fmul(b, weight))
-
-    def ramp(self) -> Any:
-        return ir.Constant(ir.VectorType(ir.FloatType(), BLOCK), [float(i) for i in range(BLOCK)])
-
-    def affine(self, x: Any, base: Any, along: Any) -> list[Any]:
-        """base + along · (x, x + 1, …) for the three numbers of each."""
-        at = self.builder.fadd(self.splat(self.builder.sitofp(x, ir.FloatType())), self.ramp())
-        parts = [[self.splat(self.builder.extract_value(numbers, a)) for numbers in (base, along)] for a in range(3)]
-        return [self.builder.fadd(start, self.builder.fmul(slope, at)) for start, slope in parts]
-
-    def offset(self, places: list[Any], steps: list[Any]) -> Any:
-        """Σ place · step, places being whole numbers held as float32."""
-        vector = ir.VectorType(_INT32, places[0].type.count)
-        total = None
-        for place, step in zip(places, steps, strict=True):
-            term = self.builder.mul(self.builder.fptosi(place, vector), self.splat(step))
-            total = term if total is None else self.builder.add(total, term)
-        return total
-
-    def index(self, address: Any, at: Any, lane: int) -> Any:
-        """One 32-bit offset, as wide as addresses are."""
-        place = self.builder.gep(address, [self.builder.add(at, ir.Constant(_INT64, lane))])
-        return self.builder.zext(self.builder.load(place), _INT64)
-
-
-@_emitted
-def _combine_block(typing: Any, rows: Any, width: Any, first: Any, at: Any, w0: Any, w1: Any, w2: Any, w3: Any, out: Any) -> Any:
-    """out[at : at + BLOCK] = Σ w_i rows[first + i, at : at + BLOCK]."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        width, first, at, *weights = arguments[1:8]
-        total = None
-        for i, weight in enumerate(weights):
-            row = builder.add(builder.mul(builder.add(first, ir.Constant(_INT64, i)), width), at)
-            term = builder.fmul(vectors.load(vectors.array(0, arguments), row, BLOCK), vectors.splat(weight))
-            total = term if total is None else builder.fadd(total, term)
-        vectors.store(total, vectors.array(8, arguments), at)
-        return context.get_dummy_value()
-
-    return types.void(rows, _I, _I, _I, _F, _F, _F, _F, out), generate
-
-
-@_emitted
-def _affine_block(typing: Any, c: Any, c_width: Any, at: Any, x: Any, base: Any, along: Any) -> Any:
-    """c[a, at : at + BLOCK] = base_a + along_a · (x, x + 1, …)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        c_width, at, x, base, along = arguments[1:]
-        for a, value in enumerate(vectors.affine(x, base, along)):
-            vectors.store(value, vectors.array(0, arguments), vectors.row(a, c_width, at))
-        return context.get_dummy_value()
-
-    numbers = types.UniTuple(_F, 3)
-    return types.void(c, _I, _I, _I, numbers, numbers), generate
-
-
-@_emitted
-def _cubic_block(
-    typing: Any, c: Any, c_width: Any, at: Any, x: Any, base: Any, along: Any, u: Any, du: Any, line: Any, count: Any, k: Any
-) -> Any:
-    """`_affine_block` + ((p3 v + p2) v + p1) v + p0, v = u, u + du, u + 2 du, …, p = line[a, :, k] of (3, 4, count)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        c_width, at, x, base, along, u, du, _, count, k = arguments[1:]
-        start, width = vectors.splat(u), vectors.splat(du)
-        v = builder.fadd(start, builder.fmul(vectors.ramp(), width))
-        table = vectors.array(8, arguments)
-        for a, affine in enumerate(vectors.affine(x, base, along)):
-            places = [vectors.row(4 * a + degree, count, k) for degree in range(4)]
-            value, *others = [vectors.splat(builder.load(builder.gep(table, [place]))) for place in reversed(places)]
-            for coefficient in others:
-                value = builder.fadd(builder.fmul(value, v), coefficient)
-            vectors.store(builder.fadd(affine, value), vectors.array(0, arguments), vectors.row(a, c_width, at))
-        return context.get_dummy_value()
-
-    numbers = types.UniTuple(_F, 3)
-    return types.void(c, _I, _I, _I, numbers, numbers, _F, _F, line, _I, _I), generate
-
-
-@_emitted
-def _locate_block(
-    typing: Any, c: Any, c_width: Any, at: Any, ends: Any, lasts: Any, steps: Any, slack: Any,
-    f: Any, f_width: Any, corner: Any, nearest: Any,
-) -> Any:  # fmt: skip
-    """`_locate` for one block; returns a bit for each voxel inside."""
-    numbers, whole = types.UniTuple(_F, 3), types.UniTuple(types.int32, 3)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        at, ends, lasts, steps, slack = arguments[2:7]
-        room = vectors.splat(slack)
-        zero, half = (ir.Constant(room.type, [value] * BLOCK) for value in (0.0, 0.5))
-        inside, places, strides, up = None, [], [builder.extract_value(steps, a) for a in range(3)], None
-        for a in range(3):
-            c = vectors.load(vectors.array(0, arguments), vectors.row(a, arguments[1], at), BLOCK)
-            end = vectors.splat(builder.extract_value(ends, a))
-            last = vectors.splat(builder.extract_value(lasts, a))
-            # NaN compares false and is outside.
-            within = builder.and_(
-                builder.fcmp_ordered(">=", c, builder.fsub(zero, room)), builder.fcmp_ordered("<=", c, builder.fadd(end, room))
-            )
-            inside = within if inside is None else builder.and_(inside, within)
-            c = vectors.high(vectors.low(c, end), zero)
-            place = vectors.low(vectors.floor(c), last)
-            fraction = builder.fsub(c, place)
-            vectors.store(fraction, vectors.array(7, arguments), vectors.row(a, arguments[8], at))
-            places.append(place)
-            step = vectors.splat(strides[a])
-            term = builder.select(builder.fcmp_ordered(">=", fraction, half), step, ir.Constant(step.type, [0] * BLOCK))
-            up = term if up is None else builder.add(up, term)
-        offset = vectors.offset(places, strides)
-        vectors.store(offset, vectors.array(9, arguments), at)
-        vectors.store(builder.add(offset, up), vectors.array(10, arguments), at)
-        return builder.bitcast(inside, ir.IntType(BLOCK))
-
-    signature = types.uint8(c, _I, _I, numbers, numbers, whole, _F, f, _I, corner, nearest)
-    return signature, generate
-
-
-@_emitted
-def _linear_block(
-    typing: Any, source: Any, corner: Any, at: Any, sz: Any, sy: Any, f: Any, f_width: Any, inside: Any, value: Any, out: Any
-) -> Any:
-    """Eight corners of each voxel, a pair of neighbours along x in one load: first between y, then z, then x."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        at, sz, sy = arguments[2:5]
-        data, offsets = vectors.array(0, arguments), vectors.array(1, arguments)
-        corners = [builder.gep(data, [step]) for step in (ir.Constant(_INT64, 0), sy, sz, builder.add(sz, sy))]
-        fz, fy, fx = (vectors.load(vectors.array(5, arguments), vectors.row(a, arguments[6], at), BLOCK) for a in range(3))
-        halves = []
-        for first in (0, BLOCK // 2):
-            lanes = range(first, first + BLOCK // 2)
-            index = [vectors.index(offsets, at, lane) for lane in lanes]
-            p00, p01, p10, p11 = (vectors.join([vectors.load(corner, p, 2) for p in index]) for corner in corners)
-            twice = [lane for lane in lanes for _ in range(2)]
-            y, z = vectors.pick(fy, fy, twice), vectors.pick(fz, fz, twice)
-            halves.append(vectors.mix(vectors.mix(p00, p01, y), vectors.mix(p10, p11, y), z))
-        near, far = (vectors.pick(*halves, list(range(first, 2 * BLOCK, 2))) for first in (0, 1))
-        bits = builder.bitcast(arguments[7], ir.VectorType(ir.IntType(1), BLOCK))
-        result = builder.select(bits, vectors.mix(near, far, fx), vectors.splat(arguments[8]))
-        vectors.store(result, vectors.array(9, arguments), at)
-        return context.get_dummy_value()
-
-    return types.void(source, corner, _I, types.uintp, types.uintp, f, _I, types.uint8, _F, out), generate
-
-
-@_emitted
-def _locate_cubic_block(
-    typing: Any, c: Any, c_width: Any, at: Any, lows: Any, highs: Any, steps: Any, shift: Any, corner: Any
-) -> Any:
-    """corner[at : at + BLOCK] = Σ floor(c) · step + shift, floor(c) being kept within [lows, highs]."""
-    numbers, whole = types.UniTuple(_F, 3), types.UniTuple(types.int32, 3)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        at, lows, highs, steps, shift = arguments[2:7]
-        places = []
-        for a in range(3):
-            low, high = (vectors.splat(builder.extract_value(limit, a)) for limit in (lows, highs))
-            c = vectors.floor(vectors.load(vectors.array(0, arguments), vectors.row(a, arguments[1], at), BLOCK))
-            places.append(vectors.high(vectors.low(c, high), low))
-        offset = vectors.offset(places, [builder.extract_value(steps, a) for a in range(3)])
-        vectors.store(builder.add(offset, vectors.splat(shift)), vectors.array(7, arguments), at)
-        return context.get_dummy_value()
-
-    return types.void(c, _I, _I, numbers, numbers, whole, types.int32, corner), generate
-
-
-@_emitted
-def _tricubic_block(
-    typing: Any, source: Any, corner: Any, at: Any, sz: Any, sy: Any, weights: Any, w_width: Any, out: Any
-) -> Any:
-    """Sums of 4×4×4 coefficients for four voxels: along y and z with the four along x in one load, then along x."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = _Vectors(context, builder, signature)
-        at, sz, sy = arguments[2:5]
-        data, offsets, table = (vectors.array(i, arguments) for i in (0, 1, 5))
-        rows = [vectors.row(k, arguments[6], at) for k in range(12)]
-        sums = []
-        for lane in range(4):
-            place = vectors.index(offsets, at, lane)
-            own = ir.Constant(_INT64, lane)
-            z, y = (
-                [vectors.splat(builder.load(builder.gep(table, [builder.add(rows[k], own)])), 4) for k in range(k0, k0 + 4)]
-                for k0 in (0, 4)
-            )
-            total = None
-            for i in range(4):
-                here, plane = place, None
-                for j in range(4):
-                    term = builder.fmul(vectors.load(data, here, 4), y[j])
-                    plane = term if plane is None else builder.fadd(plane, term)
-                    here = builder.add(here, sy)
-                term = builder.fmul(plane, z[i])
-                total = term if total is None else builder.fadd(total, term)
-                place = builder.add(place, sz)
-            sums.append(total)
-        pairs = [vectors.pick(a, b, places) for a, b in (sums[:2], sums[2:]) for places in ([0, 4, 1, 5], [2, 6, 3, 7])]
-        along = [
-            vectors.pick(pairs[i], pairs[i + 2], places) for i in (0, 1) for places in ([0, 1, 4, 5], [2, 3, 6, 7])
-        ]  # transposed: all first neighbours, all second, …
-        terms = [builder.fmul(value, vectors.load(table, rows[8 + k], 4)) for k, value in enumerate(along)]
-        result = builder.fadd(builder.fadd(terms[0], terms[1]), builder.fadd(terms[2], terms[3]))
-        vectors.store(result, vectors.array(7, arguments), at)
-        return context.get_dummy_value()
-
-    return types.void(source, corner, _I, types.uintp, types.uintp, weights, _I, out), generate

@@ -200,7 +200,7 @@ class Deformation:
         if elastic is None:
             return CoordinateField(whole)
         points, origin, step = elastic.lattice(shape)
-        points = np.tensordot(after, points, axes=1)
+        points = np.einsum("ab,b...->a...", after, points)  # BLAS would leave its threads spinning beside the kernel's
         origin, step = origin + shift / step, step / ratio
         if first:  # 2-D: four equal planes, the displacement does not depend on z
             points = np.broadcast_to(points[:, None], (2, 4, *points.shape[1:]))
