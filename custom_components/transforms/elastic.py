@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from scipy.special import ndtri
 
-from custom_components.kernels.noise import smooth_lattice
+from custom_components.kernels.noise import smooth_lattice, uniform_noise
 
 __all__ = ["gaussian_taps", "smoothed_noise_lattice", "spline_noise_lattice"]
 
@@ -42,13 +43,15 @@ def spline_noise_lattice(
     Returns:
         Control points (axes, *l), origin and step per axis, as `custom_components.kernels.resample.CoordinateField` has them.
     """
-    # The legacy generator's streams are the same in every version of NumPy.
-    random = np.random.RandomState(seed)
     step = np.maximum(math.sqrt(3) * sigma, 1.0)
-    origin = random.random_sample(len(shape)) + 0.5 / step  # reaches the faces, half a voxel beyond the middles
+    most = [int((n - 0.5) / h + 1 + 0.5 / h) + 4 for n, h in zip(shape, step, strict=True)]
+    # Hashed numbers: to seed one of NumPy's generators takes longer than to deform a patch.
+    uniform = uniform_noise(seed, [len(shape) * (1 + math.prod(most))]).astype(np.float64) / 2 + (0.5 + 2**-25)  # in (0, 1)
+    origin = uniform[: len(shape)] + 0.5 / step  # reaches the faces, half a voxel beyond the middles
     points = [int((n - 0.5) / h + o) + 4 for n, h, o in zip(shape, step, origin, strict=True)]
+    normal = ndtri(uniform[len(shape) : len(shape) * (1 + math.prod(points))]).reshape(len(shape), *points)
     deviation = alpha * math.sqrt(math.prod(_energy(s) / _MEAN_SQUARE for s in sigma) / 3)
-    return deviation * random.standard_normal((len(shape), *points)), origin, step
+    return deviation * normal, origin, step
 
 
 def smoothed_noise_lattice(
