@@ -5,10 +5,10 @@ Array order within the chain is z, y, x (axes ``SAR``). A test holds both versio
 
 from __future__ import annotations
 
-from monai.transforms import Compose, CropForegroundd, EnsureTyped, Invertd, Orientationd, Spacingd
+from monai.transforms import Compose, CropForegroundd, EnsureTyped, Invertd, Orientationd
 
 from custom_components.domain import Domain
-from custom_components.transforms import CheckImaged, ClipAndStandardized, KeepComponentsd, LargestClassd, nonzero
+from custom_components.transforms import CheckImaged, ClipAndStandardized, GridSpacingd, KeepComponentsd, LargestClassd, nonzero
 
 __all__ = ["AXES", "postprocessing", "preprocessing"]
 
@@ -31,7 +31,7 @@ def preprocessing(domain: Domain, keys: str = "image") -> Compose:
             CropForegroundd(
                 keys, source_key=keys, select_fn=nonzero, channel_indices=0, margin=domain.crop_margin, allow_smaller=True
             ),
-            Spacingd(keys, pixdim=domain.spacing, mode=3),  # type: ignore[arg-type]  # MONAI annotates names only
+            GridSpacingd(keys, pixdim=domain.spacing, mode=3),
             ClipAndStandardized(keys, **domain.intensity.model_dump()),
             EnsureTyped(keys),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -64,9 +65,7 @@ def resample_grid_reference(
     return result.contiguous()
 
 
-def _places(
-    volume: Tensor, origin: Sequence[float], step: Sequence[float], size: Sequence[int], order: int
-) -> list[np.ndarray]:
+def _places(volume: Tensor, origin: Sequence[float], step: Sequence[float], size: Sequence[int], order: int) -> list[np.ndarray]:
     """Per axis, where each output voxel reads."""
     if order not in (0, 1, 3):
         raise ValueError(f"order: 0, 1 or 3 is needed, got {order}")
@@ -93,10 +92,10 @@ def _cubic(volume: Tensor, places: Sequence[np.ndarray], size: Sequence[int]) ->
     taps = [_taps(place, p, n) for place, p, n in zip(places, pad, volume.shape[1:], strict=True)]
     # NumPy asks for huge pages where torch does not: the first touch of a large result then costs half as much.
     result = np.empty((volume.shape[0], *size), np.float32)
+    arrays = [array for pair in taps for array in pair]
     for channel, out in zip(volume, result, strict=True):
         coefficients = spline_coefficients(channel, "nearest").numpy()
-        arrays = [array for pair in taps for array in pair]
-        run_ranges(lambda a, b, c=coefficients, o=out: kernel.sample_range(c, *arrays, o, a, b), size[0])  # type: ignore[misc]
+        run_ranges(partial(kernel.sample_range, coefficients, *arrays, out), size[0])
     return torch.from_numpy(result)
 
 

@@ -10,6 +10,7 @@ from custom_components.transforms.intensity import ClipAndStandardize, ClipAndSt
 from custom_components.transforms.labels import MapLabels, MapLabelsd
 from custom_components.transforms.rand_deform import RandDeform, RandDeformBatchd, RandDeformd
 from custom_components.transforms.random_operations import RandElastic, RandFlip, RandRotate, RandScale, RandTranslate
+from custom_components.transforms.spacing import GridResample, GridSpacingd
 
 __all__ = [
     "CheckImage",
@@ -21,6 +22,8 @@ __all__ = [
     "Deformation",
     "Elastic",
     "Flip",
+    "GridResample",
+    "GridSpacingd",
     "KeepComponents",
     "KeepComponentsd",
     "LargestClass",
