@@ -5,10 +5,17 @@ Array order within the chain is z, y, x (axes ``SAR``). A test holds both versio
 
 from __future__ import annotations
 
-from monai.transforms import Compose, CropForegroundd, EnsureTyped, Invertd, Orientationd
+from monai.transforms import Compose, EnsureTyped, Invertd, Orientationd
 
 from custom_components.domain import Domain
-from custom_components.transforms import CheckImaged, ClipAndStandardized, GridSpacingd, KeepComponentsd, LargestClassd, nonzero
+from custom_components.transforms import (
+    CheckImaged,
+    ClipAndStandardized,
+    CropNonzerod,
+    GridSpacingd,
+    KeepComponentsd,
+    LargestClassd,
+)
 
 __all__ = ["AXES", "postprocessing", "preprocessing"]
 
@@ -28,9 +35,7 @@ def preprocessing(domain: Domain, keys: str = "image") -> Compose:
             CheckImaged(keys, channels=domain.in_channels),
             Orientationd(keys, axcodes=AXES, labels=WORLD),
             # The box ends at the image (allow_smaller): padding it with zeros would shift the percentiles.
-            CropForegroundd(
-                keys, source_key=keys, select_fn=nonzero, channel_indices=0, margin=domain.crop_margin, allow_smaller=True
-            ),
+            CropNonzerod(keys, source_key=keys, margin=domain.crop_margin),
             GridSpacingd(keys, pixdim=domain.spacing, mode=3),
             ClipAndStandardized(keys, **domain.intensity.model_dump()),
             EnsureTyped(keys),

@@ -1,8 +1,9 @@
 """MONAI transforms of the project: intensities, labels, patches, post-processing, checks. Array and dictionary versions."""
 
 from custom_components.transforms.checks import CheckImage, CheckImaged, CheckLabel, CheckLabeld
-from custom_components.transforms.classes import LargestClass, LargestClassd, nonzero
+from custom_components.transforms.classes import LargestClass, LargestClassd
 from custom_components.transforms.components import KeepComponents, KeepComponentsd, close_mask, largest_components
+from custom_components.transforms.crop import CropNonzero, CropNonzerod
 from custom_components.transforms.deform import deform, deformed_coordinates
 from custom_components.transforms.deform_crop import RandDeformCropd
 from custom_components.transforms.deformation import Deformation, Elastic, Flip, Rotate, Scale, Translate
@@ -19,6 +20,8 @@ __all__ = [
     "CheckLabeld",
     "ClipAndStandardize",
     "ClipAndStandardized",
+    "CropNonzero",
+    "CropNonzerod",
     "Deformation",
     "Elastic",
     "Flip",
@@ -46,5 +49,4 @@ __all__ = [
     "deform",
     "deformed_coordinates",
     "largest_components",
-    "nonzero",
 ]

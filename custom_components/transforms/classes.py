@@ -1,4 +1,4 @@
-"""Network output → class map, and what counts as foreground."""
+"""Network output → class map."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-__all__ = ["LargestClass", "LargestClassd", "nonzero"]
-
-
-def nonzero(image: torch.Tensor) -> torch.Tensor:
-    """Where an image is not exactly zero: ``select_fn`` of `monai.transforms.CropForegroundd`.
-
-    MONAI's own default selects values above zero, which cuts air and fat out of a CT in Hounsfield units.
-    """
-    return image != 0
+__all__ = ["LargestClass", "LargestClassd"]
 
 
 class LargestClass(Transform):

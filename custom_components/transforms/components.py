@@ -14,14 +14,12 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy
-from scipy import ndimage
 
 from custom_components.domain import ComponentRule
 
 __all__ = ["KeepComponents", "KeepComponentsd", "close_mask", "largest_components"]
 
 NEIGHBOURS: Final = 18
-STRUCTURE = ndimage.generate_binary_structure(3, 2)
 
 
 def close_mask(mask: np.ndarray, iterations: int = 1) -> np.ndarray:
@@ -40,7 +38,12 @@ def close_mask(mask: np.ndarray, iterations: int = 1) -> np.ndarray:
     closed = np.zeros(mask.shape, dtype=bool)
     if box is not None:
         # All that is set stays within ``iterations`` voxels of the mask, so the rest of the array need not be looked at.
-        closed[box] = ndimage.binary_closing(mask[box], STRUCTURE, iterations) if iterations else mask[box]
+        part = mask[box]
+        for _ in range(iterations):
+            part = _dilate(part)
+        for _ in range(iterations):
+            part = _erode(part)
+        closed[box] = part
     return closed
 
 
@@ -62,7 +65,7 @@ def largest_components(mask: np.ndarray, keep: int, second_over: float = 10.0) -
     if keep == 0:
         return mask.astype(bool)
     parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=NEIGHBOURS, binary_image=True)
-    sizes = np.bincount(parts.ravel())
+    sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     sizes[0] = 0
     order = np.argsort(-sizes, kind="stable")
     chosen = parts == order[0]
@@ -119,7 +122,8 @@ class KeepComponents(Transform):
         grown: dict[int, np.ndarray] = {}
         for index, rule in self.rules.items():
             mask = predicted == index
-            kept = largest_components(mask | close_mask(mask, rule.closing), rule.keep, rule.second_over)
+            grown_mask = mask | close_mask(mask, rule.closing) if rule.closing else mask
+            kept = largest_components(grown_mask, rule.keep, rule.second_over)
             result[mask & ~kept] = 0
             grown[index] = kept & ~mask
         for index, added in grown.items():
@@ -147,13 +151,42 @@ class KeepComponentsd(MapTransform):
         return result
 
 
+def _dilate(mask: np.ndarray) -> np.ndarray:
+    """By the 18-neighbourhood: of the three planes through a voxel, the 3×3 in each."""
+    x, y = _along(mask, 2, np.logical_or), _along(mask, 1, np.logical_or)
+    result = _along(x, 1, np.logical_or)
+    result |= _along(x, 0, np.logical_or)
+    result |= _along(y, 0, np.logical_or)
+    return result
+
+
+def _erode(mask: np.ndarray) -> np.ndarray:
+    """By the 18-neighbourhood; what lies outside the array is background."""
+    x, y = _along(mask, 2, np.logical_and), _along(mask, 1, np.logical_and)
+    result = _along(x, 1, np.logical_and)
+    result &= _along(x, 0, np.logical_and)
+    result &= _along(y, 0, np.logical_and)
+    return result
+
+
+def _along(mask: np.ndarray, axis: int, combine: np.ufunc) -> np.ndarray:
+    """Each voxel with its two neighbours along an axis; the neighbour outside the array is background."""
+    result = mask.copy()
+    view, source = np.moveaxis(result, axis, 0), np.moveaxis(mask, axis, 0)
+    combine(view[1:], source[:-1], out=view[1:])
+    combine(view[:-1], source[1:], out=view[:-1])
+    if combine is np.logical_and:
+        view[0] = view[-1] = False
+    return result
+
+
 def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
     """Bounding box of what is set, wider by ``margin`` within the array; None of an empty mask."""
-    slices = []
+    box: list[slice] = []
     for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        set_along = np.flatnonzero(mask.any(axis=others))
+        part = mask[tuple(box)]  # of the axes before only what is set: the rest need not be looked at again
+        set_along = np.flatnonzero(part.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         if not set_along.size:
             return None
-        slices.append(slice(max(0, int(set_along[0]) - margin), int(set_along[-1]) + 1 + margin))
-    return tuple(slices)
+        box.append(slice(max(0, int(set_along[0]) - margin), int(set_along[-1]) + 1 + margin))
+    return tuple(box)

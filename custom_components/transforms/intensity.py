@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy
 
 from custom_components.errors import InputError
+from custom_components.kernels.intensity import clipped_moments, percentiles, standardize
 
 __all__ = ["ClipAndStandardize", "ClipAndStandardized"]
 
@@ -55,33 +56,25 @@ class ClipAndStandardize(Transform):
             InputError: a channel has no voxel to take the statistics from, or these are all equal.
         """
         name = str(image.meta.get("filename_or_obj", "image")) if isinstance(image, MetaTensor) else "image"
-        channels = convert_to_numpy(image).astype(np.float32)  # a copy: the input stays
-        for index, channel in enumerate(channels):
-            self._standardize(channel, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
-        return convert_to_dst_type(channels, image, dtype=torch.float32)[0]
+        channels = np.ascontiguousarray(convert_to_numpy(image), dtype=np.float32)
+        result = np.empty_like(channels)
+        for index, (channel, out) in enumerate(zip(channels, result, strict=True)):
+            self._standardize(channel, out, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
+        return convert_to_dst_type(torch.from_numpy(result), image, dtype=torch.float32)[0]
 
-    def _standardize(self, channel: np.ndarray, name: str) -> None:
-        """One channel, in place."""
-        if self.floor is not None:
-            np.maximum(channel, self.floor, out=channel)
+    def _standardize(self, channel: np.ndarray, out: np.ndarray, name: str) -> None:
+        floor = -np.inf if self.floor is None else self.floor
+        low, high = floor, np.inf
         if self.percentiles is not None:
-            low, high = np.percentile(channel, self.percentiles)
-            np.clip(channel, low, high, out=channel)
-        if self.statistics == "positive":
-            chosen = channel[channel > 0]
-        elif self.statistics == "nonzero":
-            chosen = channel[channel != 0]
-        else:
-            chosen = channel
-        if chosen.size == 0:
+            # What comes below the floor changes no order, so the percentiles may be taken before.
+            low, high = (max(value, floor) for value in percentiles(channel, self.percentiles))
+        count, mean, deviation = clipped_moments(channel, low, high, self.statistics)
+        if count == 0:
             raise InputError(f"{name}: has no {self.statistics} voxel to standardise its intensities by; check the image")
-        # float64, since the float32 sum of a CT's 10⁸ voxels loses digits.
-        mean, deviation = chosen.mean(dtype=np.float64), chosen.std(dtype=np.float64)
         if deviation <= 1e-6 * max(1.0, abs(mean)):
             between = "" if self.percentiles is None else " between its percentiles {:g} and {:g}".format(*self.percentiles)
             raise InputError(f"{name}: all intensities{between} are equal, so there is nothing to see in it; check the image")
-        channel -= np.float32(mean)
-        channel /= np.float32(deviation)
+        standardize(channel, low, high, mean, deviation, out)
 
 
 class ClipAndStandardized(MapTransform):

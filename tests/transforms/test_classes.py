@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscrete
 
-from custom_components.transforms import LargestClass, LargestClassd, nonzero
+from custom_components.transforms import LargestClass, LargestClassd
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 7])
@@ -30,7 +30,3 @@ def test_keeps_geometry() -> None:
 def test_refuses_more_classes_than_uint8_numbers() -> None:
     with pytest.raises(ValueError, match="256"):
         LargestClass()(torch.zeros(257, 1, 1, 1))
-
-
-def test_negative_hounsfield_units_are_foreground() -> None:
-    assert nonzero(torch.tensor([-1000.0, 0.0, 5.0])).tolist() == [True, False, True]
