@@ -14,7 +14,6 @@ from custom_components.transforms import (
     CropNonzerod,
     GridSpacingd,
     KeepComponentsd,
-    LargestClassd,
 )
 
 __all__ = ["AXES", "postprocessing", "preprocessing"]
@@ -44,17 +43,16 @@ def preprocessing(domain: Domain, keys: str = "image") -> Compose:
 
 
 def postprocessing(domain: Domain, transform: Compose, keys: str = "pred", orig_keys: str = "image") -> Compose:
-    """From logits (K, Z, Y, X) to a class map (1, X, Y, Z) on the grid that the image had before ``transform``.
+    """From a class map (1, Z, Y, X) to one (1, X, Y, Z) on the grid that the image had before ``transform``.
 
     Args:
         domain: the rules per label.
         transform: the preprocessing that made the network's input.
-        keys: the logits.
+        keys: the class map.
         orig_keys: the network's input, which carries the trace of ``transform``.
     """
     return Compose(
         [
-            LargestClassd(keys),
             KeepComponentsd(keys, labels=domain.labels, rules=domain.postprocessing),
             Invertd(keys, transform=transform, orig_keys=orig_keys, nearest_interp=True, to_tensor=True),
         ]

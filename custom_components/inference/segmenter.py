@@ -16,7 +16,9 @@ from custom_components.data import AtomicNiftiWriter, ImagePath, read_image
 from custom_components.domain import Domain
 from custom_components.errors import InputError, input_error_behind
 from custom_components.inference.chain import postprocessing, preprocessing
+from custom_components.inference.class_map import class_map
 from custom_components.inference.windows import WindowInferer
+from custom_components.transforms import LargestClass
 
 __all__ = ["Segmentation", "Segmenter"]
 
@@ -126,16 +128,25 @@ class Segmenter:
             except RuntimeError as error:  # MONAI's Compose wraps what a transform raises
                 raise input_error_behind(error) from None
         with _timed(seconds, "network"):
-            logits = self.inferer(item["image"][None].to(self.device), self.network)
-            logits = logits[0].cpu()
+            classes = self._classes(item["image"])
         with _timed(seconds, "postprocess"):
-            label = self.postprocessing({**item, "pred": logits})["pred"].as_tensor().round().to(torch.uint8)
+            label = self.postprocessing({**item, "pred": classes})["pred"].as_tensor().round().to(torch.uint8)
         if label.shape[1:] != source.shape[1:]:
             raise RuntimeError(f"label of shape {tuple(label.shape[1:])} for an image of {tuple(source.shape[1:])}")
         # Equal to what the inversion gives up to rounding; so it is equal to the last digit.
         kept = {key: source.meta[key] for key in ("filename_or_obj", "space") if key in source.meta}
         result = MetaTensor(label, affine=source.affine, meta=kept)
         return Segmentation(result, self._volumes(result), seconds)
+
+    def _classes(self, image: MetaTensor) -> MetaTensor:
+        """Class map of a network input, with its geometry."""
+        if self.inferer.flip_axes:  # probabilities of whole volumes are averaged
+            logits = self.inferer(image[None].to(self.device), self.network)
+            return LargestClass()(logits[0].cpu())  # type: ignore[return-value]
+        found = class_map(
+            image.as_tensor(), self.network, self.domain.patch_size, sw_batch_size=self.inferer.sw_batch_size, device=self.device
+        )
+        return MetaTensor(found, meta=image.meta)
 
     def _refuse_giants(self, image: MetaTensor) -> None:
         volume = abs(float(np.linalg.det(image.affine.numpy()[:3, :3]))) * float(np.prod(image.shape[1:]))
