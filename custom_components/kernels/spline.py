@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from custom_components.kernels.boundary import BOUNDARY_MODES
+from custom_components.kernels.layout import contiguous
 from custom_components.kernels.threads import run_ranges
 
 __all__ = ["spline_coefficients", "spline_padding"]
@@ -39,7 +40,7 @@ def spline_coefficients(volume: Tensor, mode: str) -> Tensor:
     code = BOUNDARY_MODES.index(mode)
     pad = np.array(spline_padding(volume.shape, mode))
     out = np.empty([n + 2 * int(p) for n, p in zip(volume.shape, pad, strict=True)], dtype=np.float32)
-    source = volume.detach().contiguous().numpy()
+    source = contiguous(volume)
     nz, ny = volume.shape[:2]
     run_ranges(partial(kernel.filter_rows_range, source, kernel.TAPS, code, pad, out), nz * ny)
     # The planes and rows of the padding are filled by the last two passes.
