@@ -51,7 +51,7 @@ def segment(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.", show_default=False)],
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default=False)],
     output_dir: Annotated[Path, typer.Option(help="Where the labels go.", show_default=False)],
-    report: Annotated[Path | None, typer.Option(help="JSON with versions, hashes, times and volumes.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON with versions, hashes, volumes and the time of every stage.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: slower, a little better.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; CUDA where there is one, if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make labels anew that are already there.")] = False,
@@ -74,6 +74,7 @@ def segment(
             if report is not None:
                 seconds["total"] = time.perf_counter() - started
                 _write_report(report, segmenter, bundle, flips, seconds, outcomes)
+                console.print(_split(outcomes))
     except InputError as error:
         errors.print(f"Error: {_line(error)}", style="red")
         raise typer.Exit(1) from None
@@ -181,6 +182,17 @@ def _summary(outcomes: list[Outcome]) -> Table:
         volumes = (f"{outcome.volumes_mm3[name]:.0f}" if name in outcome.volumes_mm3 else "" for name in classes)
         wrong = [outcome.error or ""] if failures else []
         table.add_row(Path(image).name or image, outcome.status, *volumes, *wrong)
+    return table
+
+
+def _split(outcomes: list[Outcome]) -> Table:
+    """Where the time went, stage by stage."""
+    done = [outcome.seconds for outcome in outcomes if outcome.seconds]
+    table = Table("stage", Column("s, all images", justify="right"), Column("share", justify="right"))
+    total = sum(sum(seconds.values()) for seconds in done)
+    for stage in dict.fromkeys(stage for seconds in done for stage in seconds):
+        spent = sum(seconds.get(stage, 0.0) for seconds in done)
+        table.add_row(stage, f"{spent:.2f}", f"{spent / total:.0%}")
     return table
 
 

@@ -16,10 +16,21 @@ from custom_components.transforms import (
     KeepComponentsd,
 )
 
-__all__ = ["AXES", "postprocessing", "preprocessing"]
+__all__ = ["AXES", "STAGES", "postprocessing", "preprocessing"]
 
 AXES = "SAR"  # z towards superior, y anterior, x right
 WORLD = (("L", "R"), ("P", "A"), ("I", "S"))
+# What a report calls the steps.
+STAGES: dict[type, str] = {
+    CheckImaged: "check",
+    Orientationd: "orient",
+    CropNonzerod: "crop",
+    GridSpacingd: "resample",
+    ClipAndStandardized: "intensities",
+    EnsureTyped: "convert",
+    KeepComponentsd: "components",
+    Invertd: "restore",
+}
 
 
 def preprocessing(domain: Domain, keys: str = "image") -> Compose:

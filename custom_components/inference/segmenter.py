@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose
 
 from custom_components.data import AtomicNiftiWriter, ImagePath, read_image
 from custom_components.domain import Domain
-from custom_components.errors import InputError, input_error_behind
-from custom_components.inference.chain import postprocessing, preprocessing
+from custom_components.errors import InputError
+from custom_components.inference.chain import STAGES, postprocessing, preprocessing
 from custom_components.inference.class_map import class_map
 from custom_components.inference.windows import WindowInferer
 from custom_components.transforms import LargestClass
@@ -32,7 +34,7 @@ class Segmentation:
     Attributes:
         label: (1, X, Y, Z), uint8, class indices on the image's own grid and axes, with its affine.
         volumes: class name to mm³, the background left out.
-        seconds: stage (``read``, ``preprocess``, ``network``, ``postprocess``) to seconds.
+        seconds: stage (``read``, those of `custom_components.inference.chain.STAGES`, ``network``, ``windows``) to seconds.
     """
 
     label: MetaTensor
@@ -120,17 +122,11 @@ class Segmenter:
                 source = image
             else:
                 source = read_image(image, self.domain.in_channels)
-        with _timed(seconds, "preprocess"):
-            # A trace from earlier transforms is the caller's: only this chain's steps are to be undone.
-            self._refuse_giants(source)
-            try:
-                item = self.preprocessing({"image": MetaTensor(source.as_tensor(), meta=source.meta)})
-            except RuntimeError as error:  # MONAI's Compose wraps what a transform raises
-                raise input_error_behind(error) from None
-        with _timed(seconds, "network"):
-            classes = self._classes(item["image"])
-        with _timed(seconds, "postprocess"):
-            label = self.postprocessing({**item, "pred": classes})["pred"].as_tensor().round().to(torch.uint8)
+        self._refuse_giants(source)
+        # A trace from earlier transforms is the caller's: only this chain's steps are to be undone.
+        item = _apply(self.preprocessing, {"image": MetaTensor(source.as_tensor(), meta=source.meta)}, seconds)
+        classes = self._classes(item["image"], seconds)
+        label = _apply(self.postprocessing, {**item, "pred": classes}, seconds)["pred"].as_tensor().round().to(torch.uint8)
         if label.shape[1:] != source.shape[1:]:
             raise RuntimeError(f"label of shape {tuple(label.shape[1:])} for an image of {tuple(source.shape[1:])}")
         # Equal to what the inversion gives up to rounding; so it is equal to the last digit.
@@ -138,15 +134,26 @@ class Segmenter:
         result = MetaTensor(label, affine=source.affine, meta=kept)
         return Segmentation(result, self._volumes(result), seconds)
 
-    def _classes(self, image: MetaTensor) -> MetaTensor:
+    def _classes(self, image: MetaTensor, seconds: dict[str, float]) -> MetaTensor:
         """Class map of a network input, with its geometry."""
+        start, seconds["network"] = time.perf_counter(), 0.0
+
+        def network(windows: torch.Tensor) -> torch.Tensor:
+            before = time.perf_counter()
+            logits: torch.Tensor = self.network(windows)
+            if logits.is_cuda:
+                torch.cuda.synchronize(logits.device)  # for the time alone, of calls that take far longer
+            seconds["network"] += time.perf_counter() - before
+            return logits
+
         if self.inferer.flip_axes:  # probabilities of whole volumes are averaged
-            logits = self.inferer(image[None].to(self.device), self.network)
-            return LargestClass()(logits[0].cpu())  # type: ignore[return-value]
-        found = class_map(
-            image.as_tensor(), self.network, self.domain.patch_size, sw_batch_size=self.inferer.sw_batch_size, device=self.device
-        )
-        return MetaTensor(found, meta=image.meta)
+            classes = LargestClass()(self.inferer(image[None].to(self.device), network)[0].cpu())
+        else:
+            size, batch = self.domain.patch_size, self.inferer.sw_batch_size
+            found = class_map(image.as_tensor(), network, size, sw_batch_size=batch, device=self.device)
+            classes = MetaTensor(found, meta=image.meta)
+        seconds["windows"] = time.perf_counter() - start - seconds["network"]
+        return classes  # type: ignore[return-value]
 
     def _refuse_giants(self, image: MetaTensor) -> None:
         volume = abs(float(np.linalg.det(image.affine.numpy()[:3, :3]))) * float(np.prod(image.shape[1:]))
@@ -173,6 +180,13 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"device '{device}' is not there; choose cpu, or cuda where torch finds a GPU") from None
     return chosen
+
+
+def _apply(chain: Compose, item: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    for transform in chain.transforms:
+        with _timed(seconds, STAGES[type(transform)]):
+            item = transform(item)
+    return item
 
 
 @contextmanager

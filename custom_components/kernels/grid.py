@@ -20,14 +20,15 @@ from custom_components.kernels.threads import run_ranges
 __all__ = ["resample_grid", "resample_grid_reference"]
 
 _EDGE = 12  # voxels by which SciPy continues a volume in mode nearest
+_VOXELS_PER_THREAD = 2**16
 _REACH = 8  # coordinates beyond the edge that are told apart, as in `custom_components.kernels.resample`
 
 
 def resample_grid(volume: Tensor, origin: Sequence[float], step: Sequence[float], size: Sequence[int], order: int) -> Tensor:
     """Read a volume at ``origin + step · index`` along every axis; beyond the outermost voxels the volume goes on as they are.
 
-    As `scipy.ndimage.map_coordinates` with ``mode="nearest"``, up to float32 rounding. On the CPU numba for order 3; on
-    a GPU, and for order 1, products with one small matrix per axis.
+    As `scipy.ndimage.map_coordinates` with ``mode="nearest"``, up to float32 rounding. On the CPU numba for orders 0 and
+    3; on a GPU, and for order 1, products with one small matrix per axis.
 
     Args:
         volume: (C, Z, Y, X); order 0 takes any type.
@@ -42,14 +43,15 @@ def resample_grid(volume: Tensor, origin: Sequence[float], step: Sequence[float]
         ValueError: another order, an empty axis, numbers that are not finite, or too large a volume.
     """
     places = _places(volume, origin, step, size, order)
+    reference = volume.device.type != "cpu" or os.environ.get("U2NET_KERNELS") == "reference"
     if order == 0:
-        for axis, place in enumerate(places):
-            index = torch.from_numpy(np.floor(place + 0.5).astype(np.int64)).to(volume.device)
-            # A slice is a view, and the axes that stay as they are need not be copied.
-            if not np.array_equal(place, np.arange(volume.shape[axis + 1])):
-                volume = volume.index_select(axis + 1, index)
+        index = [np.floor(place + 0.5).astype(np.int64) for place in places]
+        if not reference:
+            return _nearest(volume, index)
+        for axis, at in enumerate(index):
+            volume = volume.index_select(axis + 1, torch.from_numpy(at).to(volume.device))
         return volume.contiguous()
-    if order == 1 or volume.device.type != "cpu" or os.environ.get("U2NET_KERNELS") == "reference":
+    if order == 1 or reference:
         return resample_grid_reference(volume, origin, step, size, order)
     return _cubic(volume.float(), places, size)
 
@@ -83,6 +85,19 @@ def _places(volume: Tensor, origin: Sequence[float], step: Sequence[float], size
         reach = _REACH if order == 3 and n > 1 else 0
         places.append(np.clip(place, -reach, n - 1 + reach))
     return places
+
+
+def _nearest(volume: Tensor, index: Sequence[np.ndarray]) -> Tensor:
+    from custom_components.kernels import grid_numba as kernel
+
+    # As unsigned numbers of the same width: values are copied, and each type would be compiled by itself.
+    storage = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[volume.element_size()]
+    source = volume.detach().contiguous().view(storage).numpy()
+    result = np.empty((len(source), *(len(at) for at in index)), source.dtype)
+    for channel, out in zip(source, result, strict=True):
+        rows = out.shape[0] * out.shape[1]
+        run_ranges(partial(kernel.nearest_range, channel, *index, out), rows, least=-(-_VOXELS_PER_THREAD // out.shape[2]))
+    return torch.from_numpy(result).view(volume.dtype)
 
 
 def _cubic(volume: Tensor, places: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:

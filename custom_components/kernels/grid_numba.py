@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["sample_range"]
+__all__ = ["nearest_range", "sample_range"]
 
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -31,6 +31,22 @@ def sample_range(source, first_z, weights_z, first_y, weights_y, first_x, weight
         for y in range(out.shape[1]):
             _combine(plane, first_y[y], weights_y, y, row)
             _gather(row, first_x, weights_x, out[z, y])
+
+
+@_compiled
+def nearest_range(source, at_z, at_y, at_x, out, start, stop):  # type: ignore[no-untyped-def]
+    """out[z, y, x] = source[at_z[z], at_y[y], at_x[x]].
+
+    Args:
+        source: (Z, Y, X), any type.
+        at_z, at_y, at_x: (n,) int64 per axis of the output.
+        out: (z, y, x), the same type, written on the rows ``[start, stop)`` of z·y.
+    """
+    ny = out.shape[1]
+    for row in range(start, stop):
+        line, target = source[at_z[row // ny], at_y[row % ny]], out[row // ny, row % ny]
+        for x in range(target.shape[0]):
+            target[x] = line[np.uintp(at_x[x])]
 
 
 @_compiled

@@ -49,8 +49,10 @@ def test_the_environment_forces_the_reference(monkeypatch):
     assert torch.allclose(fast, reference, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.float32, torch.bool])
-def test_nearest_keeps_the_type_and_reads_the_nearest(kind):
+@pytest.mark.parametrize("kernels", ["", "reference"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int64, torch.float32, torch.float64, torch.bool])
+def test_nearest_keeps_the_type_and_reads_the_nearest(kind, kernels, monkeypatch):
+    monkeypatch.setenv("U2NET_KERNELS", kernels)
     volume = (noise(1, 7, 8, 9) * 3).abs().to(kind)
     origin, step, size = (0.1, -0.3, 8.2), (0.7, 1.3, -0.9), (9, 6, 9)
     found = resample_grid(volume, origin, step, size, 0)

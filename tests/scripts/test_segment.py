@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from custom_components.inference import Segmenter, find_images
+from custom_components.inference.chain import STAGES
 from scripts.segment import app
 from tests.data.test_bad_input import BAD
 from tests.inference.oracles import small_bundle
@@ -81,7 +82,7 @@ def test_labels_lie_on_the_images_grid_and_the_report_says_how_they_were_made(sm
         assert np.array_equal(np.asarray(written.dataobj), expected.label.numpy()[0])
         np.testing.assert_allclose(written.affine, expected.label.affine.numpy(), atol=1e-5)
         assert entry["volumes_mm3"] == pytest.approx(expected.volumes)
-        assert set(entry["seconds"]) == {"read", "preprocess", "network", "postprocess", "save"}
+        assert set(entry["seconds"]) == {"read", *STAGES.values(), "network", "windows", "save"}
         assert entry["sha256"]["output"] == hashlib.sha256(Path(entry["output"]).read_bytes()).hexdigest()
     assert report["images"][0]["sha256"]["image"] == hashlib.sha256(one.read_bytes()).hexdigest()
     weights = small / "models" / "trunk.safetensors"
