@@ -61,8 +61,10 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
+    from custom_components.allocator import reuse_large_tensors
     from custom_components.errors import InputError
 
+    reuse_large_tensors()
     try:
         run(options)
     except InputError as error:

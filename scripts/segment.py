@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from custom_components.allocator import reuse_large_tensors
 from custom_components.errors import InputError
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: --help must not wait for them
@@ -60,6 +61,7 @@ def segment(
     try:
         from custom_components.inference import Segmenter, check_names, check_output_dir
 
+        reuse_large_tensors()
         seconds = {"import": time.perf_counter() - started}
         check_output_dir(output_dir)
         if report is not None:
