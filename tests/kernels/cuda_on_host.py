@@ -22,20 +22,31 @@ HARNESS = r"""
 #include <string.h>
 #include <utility>
 
+template <typename To, typename From> static To bits_of(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To result;
+    memcpy(&result, &value, sizeof(To));
+    return result;
+}
+static inline float __uint_as_float(unsigned bits) { return bits_of<float>(bits); }
+static inline unsigned __float_as_uint(float value) { return bits_of<unsigned>(value); }
+static inline float half_to_float(unsigned short bits) { return (float)bits_of<_Float16>(bits); }
+static inline unsigned short float_to_half(float value) { return bits_of<unsigned short>((_Float16)value); }
+
 #define __global__
 #define __device__
 #define __shared__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 template <typename T> T __ldg(const T* p) { return *p; }
-struct Index { unsigned x, y, z; } threadIdx, blockIdx, blockDim;
+struct Index { unsigned x, y, z; } threadIdx, blockIdx, blockDim, gridDim;
 static long barriers;
 static void __syncthreads() { ++barriers; }
 
-#include "SOURCE"
+INCLUDES
 
 constexpr size_t CAPACITY = 48 * 1024 / sizeof(float);
-float line_in_block[CAPACITY + 1];
+float DYNAMIC[CAPACITY + 1];
 
 template <typename... P, size_t... I>
 static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
@@ -45,11 +56,12 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
 template <typename... P>
 static int run(void (*kernel)(P...), unsigned blocks, unsigned x, unsigned y, size_t shared, void** arguments) {
     blockDim = {x, y, 1};
+    gridDim = {blocks, 1, 1};
     shared /= sizeof(float);
     if (shared > CAPACITY) return 2;
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-        row_in_block = Row();
-        for (size_t i = 0; i <= shared; ++i) line_in_block[i] = NAN;
+        WIPE
+        for (size_t i = 0; i <= shared; ++i) DYNAMIC[i] = NAN;
         long met = 0;
         for (long round = 0; round <= met; ++round) {
             barriers = 0;
@@ -61,7 +73,7 @@ static int run(void (*kernel)(P...), unsigned blocks, unsigned x, unsigned y, si
             if (barriers % (x * y)) return 3;
             met = barriers / (x * y);
         }
-        if (line_in_block[shared] == line_in_block[shared]) return 4;
+        if (DYNAMIC[shared] == DYNAMIC[shared]) return 4;
     }
     return 0;
 }
@@ -88,20 +100,43 @@ class HostModule:
     """What a test needs of ``cupy.RawModule``, with kernels that run on the CPU.
 
     Args:
-        source: CUDA C++ without headers.
+        source: CUDA C++ without headers; of several files, each may use those before it.
         kernels: names, template arguments included.
         folder: for the library.
         compiler: of C++17.
         flags: further ones for it.
+        dynamic: name of the dynamic shared memory.
+        static: names of further shared variables.
 
     Raises:
         subprocess.CalledProcessError: the source does not compile.
     """
 
-    def __init__(self, source: Path, kernels: Sequence[str], folder: Path, compiler: str, flags: Sequence[str] = ()) -> None:
-        choices = [f'    if (!strcmp(name, "{k}")) return run({k}, blocks, x, y, shared, arguments);' for k in kernels]
+    def __init__(
+        self,
+        source: Path | Sequence[Path],
+        kernels: Sequence[str],
+        folder: Path,
+        compiler: str,
+        flags: Sequence[str] = (),
+        *,
+        dynamic: str = "line_in_block",
+        static: Sequence[str] = ("row_in_block",),
+    ) -> None:
+        files = [source] if isinstance(source, Path) else source
+        parts = {
+            "INCLUDES": "\n".join(f'#include "{path}"' for path in files),
+            "DYNAMIC": dynamic,
+            "WIPE": " ".join(f"{name} = {{}};" for name in static),
+            "KERNELS": "\n".join(
+                f'    if (!strcmp(name, "{k}")) return run({k}, blocks, x, y, shared, arguments);' for k in kernels
+            ),
+        }
+        text = HARNESS
+        for name, part in parts.items():
+            text = text.replace(name, part)
         harness, library = folder / "harness.cpp", folder / "kernels.so"
-        harness.write_text(HARNESS.replace("SOURCE", str(source)).replace("KERNELS", "\n".join(choices)))
+        harness.write_text(text)
         options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas", *flags]
         subprocess.run([compiler, *options, "-o", str(library), str(harness)], check=True)
         self._launch = ctypes.CDLL(str(library)).launch
