@@ -83,7 +83,7 @@ def launch_backward(
         kernel((_per_voxel(grad_x),), (THREADS,), (*geometry, pointer(g), pointer(filters), pointer(grad_x)))
     sums = _weight_columns(kernels, source, g, weight) if columns else _weight_any(kernels, source, g, weight, stride)
     sums = sums.to(weight.dtype)
-    return grad_x, sums[:, :-1].reshape(weight.shape), sums[:, -1].clone()
+    return grad_x, sums[:, :-1].clone().view(weight.shape), sums[:, -1].clone()  # an operator's results share no memory
 
 
 def _in_columns(weight: Tensor, stride: tuple[int, ...]) -> bool:
