@@ -13,13 +13,14 @@ import numpy as np
 
 __all__ = ["HostModule", "host_compiler"]
 
-# Threads run one after the other, each to its end. What a thread reads from shared memory after its k-th barrier is right
-# once all threads have come that far, so a block runs once more for every barrier that its threads meet. Every other run
-# is in reverse order: where a barrier is missing, the last run still reads what the first thread got wrong in the one
-# before. Stale numbers of another block are wiped, and zeros of `Row` are harmless until they are replaced.
+# Each thread of a block has a stack of its own. They run one after the other, each up to its next barrier, and then all on
+# from there; in every second block in reverse order. Where a barrier is missing, a thread so reads what another has not
+# written yet, before it in one kind of block or after it in the other: a NaN, to which a block's dynamic memory is wiped.
 HARNESS = r"""
+#include <functional>
 #include <math.h>
 #include <string.h>
+#include <ucontext.h>
 #include <utility>
 
 template <typename To, typename From> static To bits_of(From value) {
@@ -40,8 +41,17 @@ static inline unsigned short float_to_half(float value) { return bits_of<unsigne
 #define __launch_bounds__(...)
 template <typename T> T __ldg(const T* p) { return *p; }
 struct Index { unsigned x, y, z; } threadIdx, blockIdx, blockDim, gridDim;
-static long barriers;
-static void __syncthreads() { ++barriers; }
+constexpr unsigned MOST = 1024;
+static ucontext_t block, threads[MOST];
+static char stacks[MOST][64 * 1024];
+static std::function<void()> work;
+static unsigned current;
+static bool waits;
+static void begin() { work(); }
+static void __syncthreads() {
+    waits = true;
+    swapcontext(&threads[current], &block);
+}
 
 INCLUDES
 
@@ -53,26 +63,41 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
     kernel(*static_cast<P*>(arguments[I])...);
 }
 
+// Runs all threads to their ends; false where some wait at a barrier and others do not.
+static bool run_block(unsigned x, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+        getcontext(&threads[i]);
+        threads[i].uc_stack.ss_sp = stacks[i];
+        threads[i].uc_stack.ss_size = sizeof stacks[i];
+        threads[i].uc_link = &block;
+        makecontext(&threads[i], begin, 0);
+    }
+    for (unsigned waiting = count; waiting;) {
+        waiting = 0;
+        for (unsigned i = 0; i < count; ++i) {
+            current = blockIdx.x % 2 ? count - 1 - i : i;
+            threadIdx = {current % x, current / x, 0};
+            waits = false;
+            swapcontext(&block, &threads[current]);
+            waiting += waits;
+        }
+        if (waiting && waiting < count) return false;
+    }
+    return true;
+}
+
 template <typename... P>
 static int run(void (*kernel)(P...), unsigned blocks, unsigned x, unsigned y, size_t shared, void** arguments) {
     blockDim = {x, y, 1};
     gridDim = {blocks, 1, 1};
     shared /= sizeof(float);
     if (shared > CAPACITY) return 2;
+    if (x * y > MOST) return 5;
+    work = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
         WIPE
         for (size_t i = 0; i <= shared; ++i) DYNAMIC[i] = NAN;
-        long met = 0;
-        for (long round = 0; round <= met; ++round) {
-            barriers = 0;
-            for (unsigned i = 0; i < x * y; ++i) {
-                const unsigned thread = round % 2 ? x * y - 1 - i : i;
-                threadIdx = {thread % x, thread / x, 0};
-                call(kernel, arguments, std::index_sequence_for<P...>());
-            }
-            if (barriers % (x * y)) return 3;
-            met = barriers / (x * y);
-        }
+        if (!run_block(x, x * y)) return 3;
         if (DYNAMIC[shared] == DYNAMIC[shared]) return 4;
     }
     return 0;
@@ -88,6 +113,7 @@ ERRORS = {
     2: "over 48 KiB of shared memory",
     3: "a barrier that not all threads of a block meet",
     4: "wrote beyond its shared memory",
+    5: "over 1024 threads in a block",
 }
 
 
