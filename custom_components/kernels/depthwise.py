@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom_components.kernels.dispatch import fast_cpu
+from custom_components.kernels.dispatch import fast
 from custom_components.kernels.threads import run_ranges
 
 __all__ = ["depthwise_conv3d", "depthwise_conv3d_reference"]
@@ -22,9 +22,11 @@ def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int,
         stride: along z, y, x.
 
     Returns:
-        (N, C, ceil(Z/sz), ceil(Y/sy), ceil(X/sx)), same dtype and device.
+        (N, C, ceil(Z/sz), ceil(Y/sy), ceil(X/sx)), same dtype and device; under autocast on a GPU its dtype.
     """
-    if fast_cpu(x, weight):
+    if fast(x, weight):
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):  # as torch's convolutions; register_autocast knows fixed types only
+            x = x.to(torch.get_autocast_dtype("cuda"))
         return torch.ops.u2net.depthwise_conv3d(x, weight, bias, list(stride))
     return depthwise_conv3d_reference(x, weight, bias, stride)
 
@@ -52,6 +54,13 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tens
     return out
 
 
+@_forward.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
+    from custom_components.kernels import depthwise_cuda as kernel
+
+    return kernel.forward(x, weight, bias, tuple(stride))
+
+
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
     return _output(x, stride)
@@ -75,10 +84,17 @@ def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], ne
     return grad_x, grad_weight, gradient.sum((0, 2, 3, 4))
 
 
+@_backward.register_kernel("cuda")
+def _(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
+    from custom_components.kernels import depthwise_cuda as kernel
+
+    return kernel.backward(gradient, x, weight, tuple(stride), needs_input)
+
+
 @_backward.register_fake
 def _(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = torch.empty_like(x) if needs_input else x.new_empty((0,))
-    return grad_x, torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    grad_x = x.new_empty(x.shape if needs_input else (0,))  # contiguous, whatever x is
+    return grad_x, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
 def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

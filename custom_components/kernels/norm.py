@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom_components.kernels.dispatch import fast_cpu
+from custom_components.kernels.dispatch import fast
 from custom_components.kernels.threads import run_ranges
 
 __all__ = ["instance_norm_act", "instance_norm_act_reference"]
@@ -24,7 +24,7 @@ def instance_norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
     Returns:
         As x.
     """
-    if fast_cpu(x, weight):
+    if fast(x, weight):
         return torch.ops.u2net.instance_norm_act(x, weight, bias, eps, slope)[0]
     return instance_norm_act_reference(x, weight, bias, eps, slope)
 
@@ -53,10 +53,18 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) 
     return out, mean, rstd
 
 
+@_forward.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    from custom_components.kernels import norm_cuda as kernel
+
+    return kernel.forward(x, weight, bias, eps, slope)
+
+
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     count = x.shape[0] * x.shape[1]
-    return x.new_empty(x.shape), x.new_empty(count), x.new_empty(count)
+    mean, rstd = (x.new_empty(count, dtype=torch.float32) for _ in range(2))  # also where x is stored in 16 bits
+    return x.new_empty(x.shape), mean, rstd
 
 
 @torch.library.custom_op("u2net::instance_norm_act_backward", mutates_args=(), device_types="cpu")
@@ -73,6 +81,15 @@ def _backward(
     per_w, per_b = gw.numpy(), gb.numpy()
     run_ranges(lambda i, j: kernel.backward_range(g, source, w, b, m, r, _f32(slope), target, per_w, per_b, i, j), n * c)
     return grad_x, gw.view(n, c).sum(0), gb.view(n, c).sum(0)
+
+
+@_backward.register_kernel("cuda")
+def _(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    from custom_components.kernels import norm_cuda as kernel
+
+    return kernel.backward(gradient, x, weight, bias, mean, rstd, slope)
 
 
 @_backward.register_fake

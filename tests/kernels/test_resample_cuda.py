@@ -19,6 +19,7 @@ from custom_components.kernels.coordinates import CoordinateField
 from custom_components.kernels.resample import resample, resample_reference
 from custom_components.kernels.spline import spline_coefficients
 from tests.kernels.cuda_on_host import HostModule, host_compiler
+from tests.kernels.nvrtc import compile_cubin
 from tests.kernels.test_resample import away_from_ties, random_field, volumes
 
 NEAR_TIES = 5  # labels of a batch that float32 may round to the other side
@@ -178,35 +179,10 @@ def test_no_memory_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_every_instance(architecture: str) -> None:
-    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy is not installed", exc_type=ImportError)
-    try:
-        nvrtc.getVersion()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"no NVRTC library (package nvidia-cuda-nvrtc): {error}".splitlines()[0])
-    program = nvrtc.createProgram(module.SOURCE.read_text(), "resample.cu", (), ())
-    try:
-        for name in module.names():
-            nvrtc.addNameExpression(program, name)
-        # What CuPy adds of its own accord comes last.
-        options = ("--std=c++17", f"--gpu-architecture={architecture}", "-ftz=true", "--device-as-default-execution-space")
-        try:
-            nvrtc.compileProgram(program, options)
-        except nvrtc.NVRTCError:
-            pytest.fail(nvrtc.getProgramLog(program))
-        binary = nvrtc.getCUBIN(program)
-        kernels = [*(nvrtc.getLoweredName(program, name) for name in module.names()), "spline_filter_axis"]
-    finally:
-        nvrtc.destroyProgram(program)
+    binary, instances = compile_cubin(module.SOURCE.read_text(), module.names(), architecture)
+    kernels = [*instances, "spline_filter_axis"]
     assert len(set(kernels)) == 9
     assert all(f".text.{kernel}".encode() in binary for kernel in kernels)
-
-
-@pytest.fixture
-def cuda() -> torch.device:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
-    if not (torch.cuda.is_available() and cupy.cuda.is_available()):
-        pytest.skip("no GPU that torch and CuPy can both use")
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 @pytest.mark.parametrize("mode", BOUNDARY_MODES)
