@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,13 +47,16 @@ def _volumes(x: Tensor):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("u2net::depthwise_conv3d", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
-    from custom_components.kernels import depthwise_numba as kernel
+    from custom_components.kernels import depthwise_numba, stencil_numba
 
     out = _output(x, stride)
     source, target, filters = _volumes(x), out.flatten(0, 1).numpy(), _volumes(weight)
     offset = bias.detach().contiguous().numpy()
-    steps = tuple(stride)
-    run_ranges(lambda a, b: kernel.forward_range(source, filters, offset, steps, target, a, b), source.shape[0])
+    if _is_stencil(weight, stride):
+        work = partial(stencil_numba.filter_range, source, filters, offset, target)
+    else:
+        work = partial(depthwise_numba.forward_range, source, filters, offset, tuple(stride), target)
+    run_ranges(work, source.shape[0])
     return out
 
 
@@ -68,18 +74,23 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
 
 @torch.library.custom_op("u2net::depthwise_conv3d_backward", mutates_args=(), device_types="cpu")
 def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from custom_components.kernels import depthwise_numba as kernel
+    from custom_components.kernels import depthwise_numba, stencil_numba
 
     n, c = x.shape[:2]
     g, source, filters = _volumes(gradient), _volumes(x), _volumes(weight)
-    steps = tuple(stride)
     per_sample = torch.empty((n * c, *weight.shape[2:]), dtype=x.dtype)
     weights = per_sample.numpy()
-    run_ranges(lambda a, b: kernel.weight_gradient_range(source, g, steps, weights, a, b), n * c)
     grad_x = torch.empty(x.shape if needs_input else (0,), dtype=x.dtype)
+    if _is_stencil(weight, stride):
+        turned, none = np.ascontiguousarray(filters[:, ::-1, ::-1, ::-1]), np.zeros(c, np.float32)
+        weight_work = partial(stencil_numba.weight_gradient_range, source, g, weights)
+        input_work = partial(stencil_numba.filter_range, g, turned, none)
+    else:
+        weight_work = partial(depthwise_numba.weight_gradient_range, source, g, tuple(stride), weights)
+        input_work = partial(depthwise_numba.input_gradient_range, g, filters, tuple(stride))
+    run_ranges(weight_work, n * c)
     if needs_input:
-        target = grad_x.flatten(0, 1).numpy()
-        run_ranges(lambda a, b: kernel.input_gradient_range(g, filters, steps, target, a, b), n * c)
+        run_ranges(partial(input_work, grad_x.flatten(0, 1).numpy()), n * c)
     grad_weight = per_sample.view(n, c, *weight.shape[2:]).sum(0).unsqueeze(1)
     return grad_x, grad_weight, gradient.sum((0, 2, 3, 4))
 
@@ -111,6 +122,11 @@ def _gradients(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
 
 
 _forward.register_autograd(_gradients, setup_context=_setup)
+
+
+def _is_stencil(weight: Tensor, stride: list[int]) -> bool:
+    """Whether `custom_components.kernels.stencil_numba` takes it: most layers of a network, and those on the finest grid."""
+    return weight.shape[2] in (1, 3) and tuple(weight.shape[3:]) == (3, 3) and list(stride) == [1, 1, 1]
 
 
 def _output(x: Tensor, stride: list[int]) -> Tensor:

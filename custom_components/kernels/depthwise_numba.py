@@ -1,4 +1,6 @@
-"""Depthwise 3-D convolution on the CPU: forward, input gradient and weight gradient (numba).
+"""Depthwise 3-D convolution of any filter and stride on the CPU: forward, input gradient and weight gradient (numba).
+
+What has stride 1 and 3×3×3 or 1×3×3 taps goes to `custom_components.kernels.stencil_numba`.
 
 Stock torch has no fast backward for depthwise 3-D convolution. Each (sample, channel) volume is copied once into a
 zero-padded scratch volume whose rows follow each other without gaps, so that a filter tap is one constant offset into
