@@ -1,8 +1,8 @@
 """Keep memory that large tensors leave behind, instead of giving it back to the system after every layer.
 
 glibc maps every large block anew and unmaps it when it is freed; touching fresh pages then takes as long as the layer's
-arithmetic. A process that keeps them runs a network on the CPU about twice as fast, and ends no larger than its peak.
-This is a setting of the whole process, so only a program may choose it: the project's scripts and training configurations
+arithmetic. A process that keeps them runs a network on the CPU faster, and stays as large as its peak.
+This is a setting of the whole process, so only a program may choose it: the project's scripts and bundle configurations
 do, its library does not. The same by environment, before a program starts::
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
@@ -11,7 +11,6 @@ do, its library does not. The same by environment, before a program starts::
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import sys
 from typing import Final
 

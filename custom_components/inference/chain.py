@@ -1,5 +1,7 @@
 """The steps before and after the network, as ``configs/inference.json`` of a bundle has them.
 
+There the windows give logits, of which ``LargestClassd`` takes the largest; here `class_map` gives classes at once.
+
 Array order within the chain is z, y, x (axes ``SAR``). A test holds both versions together.
 """
 
@@ -44,7 +46,7 @@ def preprocessing(domain: Domain, keys: str = "image") -> Compose:
         [
             CheckImaged(keys, channels=domain.in_channels),
             Orientationd(keys, axcodes=AXES, labels=WORLD),
-            # The box ends at the image (allow_smaller): padding it with zeros would shift the percentiles.
+            # The box ends at the image: padding it with zeros would shift the percentiles.
             CropNonzerod(keys, source_key=keys, margin=domain.crop_margin),
             GridSpacingd(keys, pixdim=domain.spacing, mode=3),
             ClipAndStandardized(keys, **domain.intensity.model_dump()),

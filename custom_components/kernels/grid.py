@@ -1,7 +1,7 @@
 """Resample to a grid along the same axes, one axis after another: what changes the voxel size of an image.
 
-A cubic B-spline through the voxels on 26 million voxels takes a fraction of a second this way, where
-`scipy.ndimage.map_coordinates`, which knows nothing of the grid, takes tens.
+A cubic B-spline takes 12 values a voxel this way, where `scipy.ndimage.map_coordinates`, which knows nothing of the grid,
+takes 64 and finds their weights anew for each.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 
 from custom_components.kernels.threads import run_ranges
 
-__all__ = ["clipped_moments", "percentiles", "standardize"]
+__all__ = ["CHOICES", "clipped_moments", "order_statistics", "percentiles", "standardize"]
 
 CHOICES = ("all", "positive", "nonzero")
 _LEAST = _BLOCK = 2**18  # voxels worth waking a thread for

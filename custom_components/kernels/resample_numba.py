@@ -1,8 +1,8 @@
 """One-pass resampling on the CPU (numba): coordinates are computed row by row in the sampling loop and never stored.
 
-A row is all output voxels of one (sample, z, y). Along it the B-spline displacement is a cubic polynomial between two
-control points, so coordinates cost three multiply-adds per voxel and axis. Several short rows are put together; then
-offsets and weights of all their voxels are found, and every channel is gathered with them.
+A row is all output voxels of one (sample, z, y); its coordinates are found by `custom_components.kernels.rows_numba`.
+Several short rows are put together; then offsets and weights of all their voxels are found, and every channel is gathered
+with them.
 
 What runs per voxel is written as vector instructions (`custom_components.kernels.resample_blocks`). The functions work on
 ``[start, stop)`` of the flattened rows and release the GIL. No ``fastmath``: the arithmetic is the same on every machine.
@@ -17,23 +17,30 @@ import numpy as np
 
 from custom_components.kernels.resample_blocks import (
     affine_block,
-    cubic_block,
     linear_block,
     locate_block,
     locate_cubic_block,
     tricubic_block,
 )
+from custom_components.kernels.rows_numba import (
+    combine_planes,
+    cubic_weights,
+    knot_intervals,
+    map_row,
+    polynomials,
+    row_base,
+    row_coordinates,
+    spline_weights,
+)
 from custom_components.kernels.vectors import BLOCK, combine_rows_block
 
-__all__ = ["resample_range", "spline_weights"]
+__all__ = ["resample_range"]
 
 f32 = np.float32
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-STAMP = "6290868a7006"  # of vectors.py and resample_blocks.py, see vectors.py
+STAMP = "fa4239638893"  # of vectors.py, resample_blocks.py and rows_numba.py, see vectors.py
 ALL = 255  # bits of a block whose voxels all lie inside
 GROUP = 256  # voxels whose offsets and weights are held at once, at least one row
-# How far beyond the edge cubic interpolation goes on in mode nearest: farther out the spline has forgotten the edge.
-NEAREST_REACH = 8
 
 
 @_compiled
@@ -59,7 +66,8 @@ def resample_range(  # type: ignore[no-untyped-def]
 
     Args:
         matrix: (B, 3, 4) float64, output index to input index.
-        lattice: (B, 3, l_z, l_y, l_x) float32, control points of a uniform cubic B-spline, voxels of the input.
+        lattice: (B, 3, l_z, l_y, l_x) float32, control points of a uniform cubic B-spline, voxels of the input;
+            (B, 3, 0, 0, 0) is no displacement.
         origin, step: (B, 3) float64; output index ``i`` lies at lattice position ``origin + i / step``, whose integer part
             is the first of the four control points that reach it.
         shape: (3,) int64, of the input.
@@ -90,7 +98,7 @@ def resample_range(  # type: ignore[no-untyped-def]
     plane = np.zeros((ly, width), f32)
     line = np.empty(width, f32)
     w = np.empty(4, f32)
-    intervals = _intervals(origin[start // (nz * ny), 2], step[start // (nz * ny), 2], nx, lx)
+    intervals = knot_intervals(origin[start // (nz * ny), 2], step[start // (nz * ny), 2], nx, lx)
     along = f32(0), f32(0), f32(0)
     last = -1
     row = start
@@ -103,19 +111,19 @@ def resample_range(  # type: ignore[no-untyped-def]
             along = f32(matrix[b, 0, 2]), f32(matrix[b, 1, 2]), f32(matrix[b, 2, 2])
             if elastic:
                 if z == 0:
-                    intervals = _intervals(origin[b, 2], step[b, 2], nx, lx)
+                    intervals = knot_intervals(origin[b, 2], step[b, 2], nx, lx)
                 first = spline_weights(origin[b, 0] + z / step[b, 0], w)
-                _combine(lattice, b, first, w, points)
-                _polynomials(points, plane)
+                combine_planes(lattice, b, first, w, points)
+                polynomials(points, plane)
         rows = min(group, ny - y, stop - row)
         for i in range(rows):
-            base = _base(matrix, b, 0, z, y + i), _base(matrix, b, 1, z, y + i), _base(matrix, b, 2, z, y + i)
+            base = row_base(matrix, b, 0, z, y + i), row_base(matrix, b, 1, z, y + i), row_base(matrix, b, 2, z, y + i)
             if elastic:
                 first = spline_weights(origin[b, 1] + (y + i) / step[b, 1], w)
                 places = first * width, (first + 1) * width, (first + 2) * width, (first + 3) * width
                 for at in range(0, width, BLOCK):
                     combine_rows_block(plane, places, at, w[0], w[1], w[2], w[3], line)
-                _coordinates(line, intervals, step[b, 2], base, along, c, i * nx)
+                row_coordinates(line, intervals, step[b, 2], base, along, c, i * nx)
             else:
                 for at in range(0, nx, BLOCK):
                     affine_block(c, c.shape[1], i * nx + at, at, base, along)
@@ -124,7 +132,7 @@ def resample_range(  # type: ignore[no-untyped-def]
         blocks = -(-n // BLOCK)
         if mode != 0:
             for a in range(3):
-                _map_row(c[a, :n], shape[a], mode)
+                map_row(c[a, :n], shape[a], mode)
         seen = _locate(c, shape, stride, mode, blocks, f, corner, nearest, inside)
         for k in range(labels.shape[1]):
             _nearest(labels[b, k], nearest, inside, label_out[b, k, z, y : y + rows].reshape(-1), label_value)
@@ -143,23 +151,6 @@ def resample_range(  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def spline_weights(position, w):  # type: ignore[no-untyped-def]
-    """Weights of the four control points that reach a lattice position; returns the index of the first."""
-    first = int(np.floor(position))
-    u = position - first
-    w[0], w[1], w[2], w[3] = _weights(f32(u))
-    return first
-
-
-@_compiled
-def _weights(u):  # type: ignore[no-untyped-def]
-    sixth, half, two_thirds, one = f32(1 / 6), f32(0.5), f32(2 / 3), f32(1)
-    v = one - u
-    u2, v2 = u * u, v * v
-    return v2 * v * sixth, two_thirds - u2 * (one - half * u), two_thirds - v2 * (one - half * v), u2 * u * sixth
-
-
-@_compiled
 def _strides(shape, pad):  # type: ignore[no-untyped-def]
     """Elements between neighbours along z, y, x; 0 along an axis of one voxel, which is then its own neighbour."""
     size = shape + 2 * pad
@@ -168,107 +159,6 @@ def _strides(shape, pad):  # type: ignore[no-untyped-def]
         if size[a] == 1:
             stride[a] = 0
     return stride
-
-
-@_compiled
-def _intervals(origin, step, n, length):  # type: ignore[no-untyped-def]
-    """First voxel of each knot interval along x (one more at the end), and its place within the interval."""
-    knots = np.empty(length - 2, np.int64)
-    places = np.empty(length - 3, f32)
-    for k in range(length - 2):
-        knots[k] = min(n, max(0, int(np.ceil((k - origin) * step))))
-    knots[length - 3] = n
-    for k in range(length - 3):
-        places[k] = f32(origin + knots[k] / step - k)
-    return knots, places
-
-
-@_compiled
-def _combine(lattice, b, first, w, out):  # type: ignore[no-untyped-def]
-    """Control points of the plane between four planes of them."""
-    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
-    for a in range(3):
-        for j in range(out.shape[1]):
-            for i in range(out.shape[2]):
-                near = w0 * lattice[b, a, first, j, i] + w1 * lattice[b, a, first + 1, j, i]
-                out[a, j, i] = near + w2 * lattice[b, a, first + 2, j, i] + w3 * lattice[b, a, first + 3, j, i]
-
-
-@_compiled
-def _polynomials(points, out):  # type: ignore[no-untyped-def]
-    """Coefficients of the B-spline along x, as a cubic in the place between two knots: by axis, degree, interval."""
-    sixth, half, three, four = f32(1 / 6), f32(0.5), f32(3), f32(4)
-    n = points.shape[2] - 3
-    for j in range(points.shape[1]):
-        for a in range(3):
-            at = 4 * n * a
-            for k in range(n):
-                b0, b1, b2, b3 = points[a, j, k], points[a, j, k + 1], points[a, j, k + 2], points[a, j, k + 3]
-                out[j, at + k] = (b0 + four * b1 + b2) * sixth
-                out[j, at + n + k] = (b2 - b0) * half
-                out[j, at + 2 * n + k] = (b0 + b2) * half - b1
-                out[j, at + 3 * n + k] = (b3 - b0 + three * (b1 - b2)) * sixth
-
-
-@_compiled
-def _base(matrix, b, a, z, y):  # type: ignore[no-untyped-def]
-    """Coordinate along an axis where a row begins, without the displacement."""
-    return f32(matrix[b, a, 3] + matrix[b, a, 0] * z + matrix[b, a, 1] * y)
-
-
-@_compiled
-def _coordinates(line, intervals, step, base, along, c, at):  # type: ignore[no-untyped-def]
-    """The three coordinates of a row, from ``at`` on: ``base + along · x``, and the cubics of the displacement.
-
-    Whole blocks are written, beyond the knot and the row too, which the next interval or row then overwrites.
-    """
-    knots, places = intervals
-    du = f32(1 / step)
-    for k in range(places.shape[0]):
-        low, high = knots[k], knots[k + 1]
-        for x in range(low, high, BLOCK):
-            u = places[k] + f32(np.int32(x - low)) * du
-            cubic_block(c, c.shape[1], at + x, x, base, along, u, du, line, places.shape[0], k)
-
-
-@_compiled
-def _map_row(c, n, mode):  # type: ignore[no-untyped-def]
-    """Coordinates outside [0, n − 1] to the place they read, in place: not for mode constant.
-
-    Reflect keeps half a voxel beyond the edges and nearest `NEAREST_REACH` voxels, for cubic interpolation.
-    """
-    last = np.float32(n - 1)
-    outside = np.int32(0)
-    for x in range(c.shape[0]):
-        outside |= np.int32(not ((c[x] >= np.float32(0)) & (c[x] <= last)))
-    if outside == 0:
-        return
-    low, high = np.float64(0), np.float64(n - 1)
-    if mode == 1:
-        low, high = low - 0.5, high + 0.5
-    elif mode == 3:
-        low, high = low - NEAREST_REACH, high + NEAREST_REACH
-    for x in range(c.shape[0]):
-        v = np.float64(c[x])
-        if (v >= 0 and v <= n - 1) or v != v:
-            continue
-        if n == 1:
-            v = np.float64(0)
-        elif mode == 1:
-            v = (v + 0.5) % (2 * n)
-            if v > n:
-                v = 2 * n - v
-            v -= 0.5
-        elif mode == 2:
-            v = v % (2 * n - 2)
-            if v > n - 1:
-                v = 2 * n - 2 - v
-        elif mode == 4 and v < 0:  # SciPy's rule on the seam itself: from below the last voxel, from above the first
-            v += (n - 1) * (np.floor(-v / (n - 1)) + 1)
-        elif mode == 4:
-            v -= (n - 1) * np.floor(v / (n - 1))
-        # The remainder of a huge coordinate is lost to rounding: what it reads must still lie within the volume.
-        c[x] = np.float32(min(max(v, low), high))
 
 
 @_compiled
@@ -345,7 +235,7 @@ def _locate_cubic(c, shape, pad, stride, blocks, corner, weights):  # type: igno
         first, second, third, fourth = weights[4 * a], weights[4 * a + 1], weights[4 * a + 2], weights[4 * a + 3]
         for x in range(blocks * BLOCK):
             u = row[x] - min(max(np.floor(row[x]), low), high)
-            first[x], second[x], third[x], fourth[x] = _weights(u)
+            first[x], second[x], third[x], fourth[x] = cubic_weights(u)
 
 
 @_compiled

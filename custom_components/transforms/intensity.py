@@ -10,14 +10,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type, convert_to_numpy
+from monai.utils import convert_to_dst_type
 
 from custom_components.errors import InputError
-from custom_components.kernels.intensity import clipped_moments, percentiles, standardize
+from custom_components.kernels.intensity import CHOICES, clipped_moments, percentiles, standardize
+from custom_components.kernels.layout import contiguous
 
 __all__ = ["ClipAndStandardize", "ClipAndStandardized"]
-
-STATISTICS = ("positive", "nonzero", "all")
 
 
 class ClipAndStandardize(Transform):
@@ -36,8 +35,8 @@ class ClipAndStandardize(Transform):
     """
 
     def __init__(self, floor: float | None, percentiles: Sequence[float] | None, statistics: str) -> None:
-        if statistics not in STATISTICS:
-            raise ValueError(f"statistics '{statistics}': must be one of {', '.join(STATISTICS)}")
+        if statistics not in CHOICES:
+            raise ValueError(f"statistics '{statistics}': must be one of {', '.join(CHOICES)}")
         if percentiles is not None and not (len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100):
             raise ValueError(f"percentiles {tuple(percentiles)}: must be a lower and an upper one between 0 and 100")
         self.floor = floor
@@ -56,10 +55,10 @@ class ClipAndStandardize(Transform):
             InputError: a channel has no voxel to take the statistics from, or these are all equal.
         """
         name = str(image.meta.get("filename_or_obj", "image")) if isinstance(image, MetaTensor) else "image"
-        channels = np.ascontiguousarray(convert_to_numpy(image), dtype=np.float32)
-        result = np.empty_like(channels)
+        channels = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().to("cpu", torch.float32)
+        result = np.empty(tuple(channels.shape), np.float32)
         for index, (channel, out) in enumerate(zip(channels, result, strict=True)):
-            self._standardize(channel, out, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
+            self._standardize(contiguous(channel), out, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
         return convert_to_dst_type(torch.from_numpy(result), image, dtype=torch.float32)[0]
 
     def _standardize(self, channel: np.ndarray, out: np.ndarray, name: str) -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
-import platform
 import statistics
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -27,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import commit, event_clock, machine
 from monai.transforms import (
     ClassesToIndicesd,
     Compose,
@@ -204,16 +203,6 @@ def clock(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def event_clock(call: Call) -> float:
-    """Seconds between two events around the call on the current CUDA stream."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
-
-
 def interleaved(calls: dict[str, Call], runs: int, timer: Callable[[Call], float] = clock) -> dict[str, float]:
     """Median seconds of every side, run in turn after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -347,16 +336,6 @@ def table_of(rows: Any, columns: list[str]) -> tuple[list[str], list[list[str]]]
     return header, lines
 
 
-def machine() -> str:
-    try:
-        names = [
-            line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
-
-
 def versions() -> str:
     found = []
     for name in ("numpy", "scipy", "numba", "torch", "monai", "batchgenerators", "batchgeneratorsv2", "torchio", "elasticdeform"):
@@ -375,7 +354,6 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     where = machine()
     if arguments.device == "cuda":
         if not torch.cuda.is_available():
@@ -389,7 +367,7 @@ def main() -> None:
         header, lines = table_of(cpu_rows(arguments.runs, absent), list(PEERS))
     title = (
         f"`python tests/benchmarks/bench_deform.py --runs {arguments.runs} --threads {arguments.threads}"
-        f" --device {arguments.device}`, commit {commit or 'unknown'}, {where}, {datetime.now(UTC):%Y-%m-%d}; {versions()}"
+        f" --device {arguments.device}`, commit {commit()}, {where}, {datetime.now(UTC):%Y-%m-%d}; {versions()}"
     )
     notes = [f"{name}: absent ({why})" for name, why in absent.items()]
     if arguments.device == "cpu":

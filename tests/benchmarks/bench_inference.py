@@ -6,27 +6,27 @@
 All three segment the same phantom with the same cheap rule in place of a network, whose time is taken out. The original's
 steps are written here as its description says (float64 NumPy, SciPy, ITK's resampler, which is SimpleITK's); MONAI's are
 ``Spacingd`` (order 3), ``CropForegroundd``, ``SlidingWindowInferer``, ``AsDiscreted``, ``KeepLargestConnectedComponentd`` and
-``Invertd``. Sides run in turn. ``--memory N`` measures the peak memory of our pipeline for 512×512×N voxels instead.
+``Invertd``. Sides run in turn, under an
+allocator that keeps large tensors. ``--memory N`` measures the peak memory of our pipeline for 512×512×N voxels instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import itk
 import numpy as np
 import torch
+from measuring import commit, machine
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import (
@@ -45,6 +45,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from custom_components.allocator import reuse_large_tensors
 from custom_components.domain import Domain
 from custom_components.inference import Segmenter
 from custom_components.inference.chain import AXES, WORLD
@@ -218,8 +219,9 @@ def monai_chain(image: MetaTensor) -> tuple[np.ndarray, dict[str, float]]:
         item["pred"] = logits
         item = AsDiscreted("pred", argmax=True)(item)
     seconds["windows"] -= rule.seconds
-    with stage(seconds, "components"):
-        item = KeepLargestConnectedComponentd("pred", applied_labels=[1, 2], connectivity=2)(item)
+    if find_spec("skimage"):  # which MONAI leaves to its users
+        with stage(seconds, "components"):
+            item = KeepLargestConnectedComponentd("pred", applied_labels=[1, 2], connectivity=2)(item)
     with stage(seconds, "restore"):
         item = Invertd("pred", transform=before, orig_keys="image", nearest_interp=True)(item)
     return item["pred"].numpy()[0].astype(np.uint8), seconds
@@ -230,13 +232,6 @@ SIDES: dict[str, Callable[[MetaTensor], tuple[np.ndarray, dict[str, float]]]] = 
     "original": original,
     "MONAI": monai_chain,
 }
-
-
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def compare(planes: int, runs: int, title: str) -> tuple[Table, list[str]]:
@@ -263,6 +258,8 @@ def compare(planes: int, runs: int, title: str) -> tuple[Table, list[str]]:
         f"voxels on which {name} gives the same class as ours: {(labels[name] == labels['ours']).mean():.4%}"
         for name in ("original", "MONAI")
     ]
+    if not find_spec("skimage"):
+        notes.append("MONAI's components: absent (scikit-image is not installed), so its total lacks them")
     return table, notes
 
 
@@ -288,10 +285,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch, and so of every side that takes them")
     parser.add_argument("--memory", type=int, metavar="N", help="measure memory for 512×512×N instead")
     arguments = parser.parse_args()
+    reuse_large_tensors()
     torch.set_num_threads(arguments.threads)
     itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(arguments.threads)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    title = f"commit {commit or 'unknown'}, {machine()}, {arguments.threads} threads, {datetime.now(UTC):%Y-%m-%d}"
+    title = f"commit {commit()}, {machine()}, {arguments.threads} threads, {datetime.now(UTC):%Y-%m-%d}"
     console = Console(width=140)
     if arguments.memory:
         console.print(f"{title}\n{peak_memory(arguments.memory)}")

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 
 import torch
+from measuring import commit
 from rich.console import Console
 from rich.table import Table
 
@@ -100,9 +100,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="counted runs of each side (median is shown)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     where = f"{torch.get_num_threads()} thread(s)" if options.device == "cpu" else torch.cuda.get_device_name()
-    table = Table(title=f"commit {commit or 'unknown'}, torch {torch.__version__}, {where}")
+    table = Table(title=f"commit {commit()}, torch {torch.__version__}, {where}")
     for column in ("what", "shape", "ours, ms", "plain torch, ms", "ratio"):
         table.add_column(column, justify="left" if column in ("what", "shape") else "right")
     for rows in (kernel_rows, network_rows):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from measuring import commit, event_clock, machine
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet
 from rich.console import Console
 from rich.table import Table
@@ -82,16 +82,11 @@ def kernels_of(side: str) -> Iterator[None]:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+    if device.type == "cuda":
+        return event_clock(call)
+    start = time.perf_counter()
     call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    return time.perf_counter() - start
 
 
 def medians(
@@ -154,13 +149,6 @@ def cpu_memory(sides: list[str], shape: tuple[int, ...]) -> dict[str, float]:
     return peaks
 
 
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def build(device: torch.device) -> tuple[dict[str, torch.nn.Module], list[str]]:
     networks, notes = {}, []
     for name, make in MAKERS.items():
@@ -205,11 +193,8 @@ def main() -> None:
         peaks = memory if device.type == "cuda" else cpu_memory(list(networks), shape)
         table.add_row("×".join(map(str, shape)), "peak memory, GB", *(f"{peaks[name]:.2f}" for name in networks))
     counts = ", ".join(f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in networks.items())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{machine()}, {torch.get_num_threads()} threads"
-    table.title = (
-        f"commit {commit or 'unknown'}, {where}, {arguments.dtype}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
-    )
+    table.title = f"commit {commit()}, {where}, {arguments.dtype}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     Console(width=190).print(table, f"parameters: {counts}", *notes, sep="\n")
 
 

@@ -12,7 +12,10 @@ FOLDER = Path(vectors.__file__).parent
 
 @pytest.mark.parametrize(
     ("module", "used"),
-    [(resample_numba, ["vectors.py", "resample_blocks.py"]), (stencil_numba, ["vectors.py", "stencil_blocks.py"])],
+    [
+        (resample_numba, ["vectors.py", "resample_blocks.py", "rows_numba.py"]),
+        (stencil_numba, ["vectors.py", "stencil_blocks.py"]),
+    ],
 )
 def test_a_kernel_is_compiled_anew_when_a_file_that_it_uses_changes(module, used):
     digest = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in used)).hexdigest()[:12]
