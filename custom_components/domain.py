@@ -24,6 +24,7 @@ __all__ = [
     "Elastic",
     "IntensityRule",
     "Mirror",
+    "NetworkShape",
     "RandomRange",
     "Rotation",
     "Sampling",
@@ -160,6 +161,14 @@ class ComponentRule(_Strict):
     second_over: Annotated[float, Field(gt=0)] = 10.0
 
 
+class NetworkShape(_Strict):
+    """What a network with dense filters asks of all its domains: one patch size, one set of strides and of kernels."""
+
+    patch_size: Size3
+    strides: Annotated[tuple[Size3, ...], Field(min_length=1)]
+    kernel_sizes: tuple[Size3, ...]
+
+
 class Domain(_Strict):
     """One segmentation task. See the module's docstring for axis order and units.
 
@@ -283,6 +292,17 @@ class Domain(_Strict):
             "strides": [list(s) for s in self.strides],
             "kernel_sizes": [list(k) for k in self.kernel_sizes],
         }
+
+    def squeezed(self, shape: NetworkShape) -> Domain:
+        """The same task with every image resized, so that what was one patch becomes a patch of ``shape.patch_size``.
+
+        The original's shared network and its dense trunks see all domains so: strides and kernels are the same for all.
+
+        Raises:
+            DomainError: patch, strides and kernels of ``shape`` do not go together.
+        """
+        spacing = [s * own / new for s, own, new in zip(self.spacing, self.patch_size, shape.patch_size, strict=True)]
+        return Domain.from_dict({**self.model_dump(), **shape.model_dump(), "spacing": spacing}, f"{self.name}, squeezed")
 
     def to_json(self) -> str:
         """The description as JSON text; `from_dict` of it gives an equal domain."""

@@ -6,7 +6,7 @@ not stopped, no random state needs saving, and the number of worker processes ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from monai.data import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
-__all__ = ["DrawSampler", "SeededDraws"]
+from custom_components.training.turns import Turns
+
+__all__ = ["DomainBatches", "DrawSampler", "SeededDraws"]
 
 
 class SeededDraws(TorchDataset):
@@ -46,19 +48,61 @@ class SeededDraws(TorchDataset):
         return self.dataset[self.case(draw)]
 
 
+class DomainBatches(TorchDataset):
+    """Item ``n`` is the batch of step ``n``: patches of the one domain whose turn it is, as a list.
+
+    A domain's patches are numbered by themselves. So a domain sees the same patches in the same order alone, with others,
+    and under any order of turns.
+
+    Args:
+        datasets: domain name to MONAI dataset whose ``transform`` is a `monai.transforms.Compose`.
+        batch_sizes: patches per step and process, of each domain.
+        turns: whose turn each step is.
+        seed: of the whole training.
+        num_replicas: number of processes, which share each step's patches out between them.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        batch_sizes: Sequence[int],
+        turns: Turns,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        if len(batch_sizes) != len(datasets):
+            raise ValueError(f"{len(datasets)} domains need as many batch sizes, got {list(batch_sizes)}")
+        self.draws = [SeededDraws(dataset, seed) for dataset in datasets.values()]
+        self.batch_sizes = list(batch_sizes)
+        self.turns = turns
+        self.num_replicas = num_replicas
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return sum(len(draws) for draws in self.draws)
+
+    def __getitem__(self, step: int) -> list[Any]:
+        domain, turn = self.turns.turn(step)
+        size = self.batch_sizes[domain]
+        first = (turn * size) * self.num_replicas + self.rank
+        return [self.draws[domain][first + i * self.num_replicas] for i in range(size)]
+
+
 class DrawSampler(DistributedSampler):
     """Numbers of the patches of one epoch, shared out between processes.
 
     MONAI's engines call ``set_epoch`` on every `DistributedSampler` when an epoch starts; that is all this one needs.
 
     Args:
-        dataset: the `SeededDraws`.
-        draws: patches per epoch and process.
+        dataset: `SeededDraws`, or `DomainBatches` with one replica: its processes all take the same steps.
+        draws: patches (or steps) per epoch and process.
         num_replicas: number of processes.
         rank: of this process.
     """
 
-    def __init__(self, dataset: SeededDraws, draws: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, dataset: SeededDraws | DomainBatches, draws: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.draws = draws
         self.epoch = 1  # ignite counts epochs from 1

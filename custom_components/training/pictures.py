@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,16 +45,18 @@ class Overlays:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def draw(self, engine: Workflow) -> None:
-        if idist.get_rank() != 0:
-            return
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            if len(self._drawn) == self.cases:
-                return
-            case = str(batch.get("case", f"case_{len(self._drawn)}"))
-            label = output["label"]
-            spacing = affine_to_spacing(label.affine).tolist() if isinstance(label, MetaTensor) else (1, 1, 1)
-            image, label, pred = (np.asarray(torch.as_tensor(output[key])[0].cpu()) for key in ("image", "label", "pred"))
-            self._drawn[case] = overlay(image, label, pred, self.classes, case, spacing)
+            self.draw_case(batch, output)
+
+    def draw_case(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Draw one case, if fewer than ``cases`` are drawn: its entry in the batch, and what the engine made of it."""
+        if idist.get_rank() != 0 or len(self._drawn) == self.cases:
+            return
+        case = str(batch.get("case", f"case_{len(self._drawn)}"))
+        label = output["label"]
+        spacing = affine_to_spacing(label.affine).tolist() if isinstance(label, MetaTensor) else (1, 1, 1)
+        image, label, pred = (np.asarray(torch.as_tensor(output[key])[0].cpu()) for key in ("image", "label", "pred"))
+        self._drawn[case] = overlay(image, label, pred, self.classes, case, spacing)
 
     def write(self, engine: Workflow) -> None:
         if not self._drawn:
