@@ -1,0 +1,213 @@
+"""The universal bundle's `train.json` and its overrides, on two phantom domains."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from custom_components.errors import InputError
+from custom_components.training import DomainSets
+from custom_components.weights import load_network
+from tests.bundles.universal_runs import COMMON, last, overrides, two_domains, workflow
+
+
+@pytest.fixture(scope="module")
+def universal(repository: Path) -> Path:
+    return repository / "bundles" / "universal_segmentation"
+
+
+@pytest.fixture(scope="module")
+def domains(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return two_domains(tmp_path_factory.mktemp("domains"), bundle)
+
+
+@pytest.fixture(scope="module")
+def trained(universal: Path, domains: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training that was not interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    flow = workflow(universal, ["train.json"], overrides(universal, domains, folder))
+    assert flow.check_properties() == []
+    flow.run()
+    return folder
+
+
+def states(folder: Path) -> dict[str, torch.Tensor]:
+    return last(folder)["objects"]["network"]
+
+
+def test_trunk_and_an_adapter_per_domain_are_written(trained: Path) -> None:
+    files = {p.name for p in (trained / "models").glob("*.safetensors")}
+    assert files == {"trunk.safetensors", "alpha.safetensors", "beta.safetensors"}
+    network = load_network(trained / "models")
+    assert list(network.domains) == ["alpha", "beta"]
+    assert network(torch.zeros(1, 2, 8, 24, 32), "beta").shape == (1, 2, 8, 24, 32)
+
+
+def test_every_domain_is_scored_and_counts_alike(trained: Path) -> None:
+    reports = {name: json.loads((trained / "out" / f"{name}.json").read_text()) for name in ("alpha", "beta")}
+    assert set(reports["alpha"]["summary"]) == {"anterior", "posterior", "mean"}
+    assert set(reports["beta"]["summary"]) == {"organ", "mean"}
+    means = [r["summary"]["mean"]["dice"]["mean"] or 0.0 for r in reports.values()]
+    state = last(trained)
+    assert state["best_metric_epoch"] in (1, 2)
+    if state["best_metric_epoch"] == 2:  # the files are those of the last validation
+        assert state["best_metric"] == pytest.approx(sum(means) / 2, abs=1e-6)
+    assert list((trained / "out" / "overlays" / "alpha").glob("*.png"))
+    assert list((trained / "out" / "overlays" / "beta").glob("*.png"))
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    values = overrides(universal, domains, tmp_path)
+
+    class Killed(Exception):
+        pass
+
+    def kill(engine: Any) -> None:
+        if engine.state.iteration == 7:
+            raise Killed
+
+    flow = workflow(universal, ["train.json"], values)
+    flow.parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, kill)
+    with pytest.raises(RuntimeError):
+        flow.run()
+    assert last(tmp_path)["epoch"] == 1
+    workflow(universal, ["train.json"], values).run()
+    whole, parts = states(trained), states(tmp_path)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_domain_that_is_absent_does_not_move(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    """Momentum and weight decay of AdamW included: it had a step before, and its decay is large."""
+    values = overrides(universal, domains, tmp_path, max_epochs=1, **{"optimizer#weight_decay": 0.5, "val_interval": 9})
+    flow = workflow(universal, ["train.json"], values)
+    network, trainer = flow.network_def, flow.parser.get_parsed_content("train#trainer")
+    before: dict[str, torch.Tensor] = {}
+    moved: list[tuple[str, set[str]]] = []
+
+    def remember(engine: Any) -> None:
+        before.update({key: value.clone() for key, value in network.state_dict().items()})
+
+    def compare(engine: Any) -> None:
+        changed = {
+            key.split(".")[1] if key.startswith("domains.") else "trunk"
+            for key, value in network.state_dict().items()
+            if not torch.equal(value, before[key])
+        }
+        moved.append((engine.state.batch["domain"][0], changed))
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, remember)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, compare)
+    flow.run()
+    assert moved == [(name, {"trunk", name}) for name in ("alpha", "beta", "alpha", "beta")]
+
+
+def test_a_domain_sees_the_same_patches_alone_and_with_others(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    def patches(**more: Any) -> list[torch.Tensor]:
+        flow = workflow(universal, ["train.json"], {**overrides(universal, domains, tmp_path), **more})
+        batches = flow.parser.get_parsed_content("train#dataloader")
+        return [b["image"] for b in batches if b["domain"][0] == "beta"]
+
+    together = patches()
+    alone = patches(domains=domains["domains"][1:])
+    assert len(together) == len(alone) == 2
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("setup", ["independent", "shared", "series", "parallel", "dense", "by_size"])
+def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any], tmp_path: Path, setup: str) -> None:
+    values = overrides(universal, domains, tmp_path, steps_per_domain=1)
+    if setup == "independent":
+        values["domains"] = values["domains"][1:]
+        values["validate#evaluator#key_val_metric"] = "@validate#key_metric"
+    elif setup != "by_size":
+        values["shape"] = COMMON
+    workflow(universal, ["train.json", f"{setup}.json"], values).run()
+    network = load_network(tmp_path / "models")
+    expected = {"independent": "none", "shared": "none", "series": "series", "parallel": "parallel"}.get(setup, "separable")
+    assert network.config["adapter"] == expected
+    assert network.config["downsampling"] == ("separable" if setup == "by_size" else "dense")
+    assert last(tmp_path)["epoch"] == 2
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
+    universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
+) -> None:
+    # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes.
+    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": None}
+    one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
+    workflow(universal, ["train.json"], one).run()
+    two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
+    files = str([str(universal / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", files]
+    command += [f"--{key}={value}" for key, value in two.items() if key != "device"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = states(tmp_path / "one"), states(tmp_path / "two")
+    start = copy.deepcopy(workflow(universal, ["train.json"], {**one, "resume": False}).network_def.state_dict())
+    moved = 0
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}")
+        moved += not torch.equal(value, start[key])
+    assert moved > len(first) / 2
+    scores = [json.loads((tmp_path / run / "out" / "alpha.json").read_text())["cases"] for run in ("one", "two")]
+    assert scores[0].keys() == scores[1].keys()
+
+
+def test_what_cannot_be_trained_is_refused_before_it_starts(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    chain = universal / "configs" / "chain.json"
+    first, second = domains["domains"]
+    folders = domains["dataset_dirs"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"domains": [first, first]}, "named 'alpha' is in this training already"),
+        ({"domains": []}, "at least one domain"),
+        ({"dataset_dirs": {"alpha": folders["alpha"]}}, "no folder for domain 'beta'"),
+        ({"domains": [first, str(tmp_path / "none.json")]}, "cannot be read"),
+        ({"folds": str(_absent_cases(tmp_path))}, "cases that"),
+        ({"chain": str(tmp_path / "chain.json")}, "no such file"),
+    ]
+    for change, words in cases:
+        arguments = {"domains": [first, second], "dataset_dirs": folders, "chain": chain, **change}
+        with pytest.raises(InputError, match=words):
+            DomainSets(**arguments)
+    # A stopped training goes on with the same domains only.
+    values = overrides(universal, domains, tmp_path / "resumed", domains=[second, first])
+    (tmp_path / "resumed" / "models").mkdir(parents=True)
+    (tmp_path / "resumed" / "models" / "last.pt").write_bytes((trained / "models" / "last.pt").read_bytes())
+    flow = workflow(universal, ["train.json"], values)
+    with pytest.raises(RuntimeError) as caught:
+        flow.run()
+    assert isinstance(caught.value.__cause__, InputError)
+    assert "domains ['alpha', 'beta'] there, ['beta', 'alpha'] here" in str(caught.value.__cause__)
+
+
+def _absent_cases(folder: Path) -> Path:
+    path = folder / "folds.json"
+    path.write_text(json.dumps({"fold0": {"train": ["nobody"], "val": ["phantom_000"]}}))
+    return path
+
+
+def test_a_memory_budget_keeps_that_share_of_the_cases(universal: Path, domains: dict[str, Any]) -> None:
+    def kept(cache_gb: float) -> list[int]:
+        sets = DomainSets(domains["domains"], domains["dataset_dirs"], universal / "configs" / "chain.json", cache_gb=cache_gb)
+        return [len(dataset._cache) for dataset in sets.training_sets.values()]  # type: ignore[attr-defined]
+
+    assert kept(8.0) == [4, 4]
+    assert kept(0.0) == [0, 0]
+    half = kept(0.0025)
+    assert 0 < sum(half) < 8
