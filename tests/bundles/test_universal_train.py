@@ -186,7 +186,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
         with pytest.raises(InputError, match=words):
             DomainSets(**arguments)
     # A stopped training goes on with the same domains only.
-    values = overrides(universal, domains, tmp_path / "resumed", domains=[second, first])
+    values = {**overrides(universal, domains, tmp_path / "resumed"), "domains": [second, first]}
     (tmp_path / "resumed" / "models").mkdir(parents=True)
     (tmp_path / "resumed" / "models" / "last.pt").write_bytes((trained / "models" / "last.pt").read_bytes())
     flow = workflow(universal, ["train.json"], values)
