@@ -139,7 +139,7 @@ def load_network(models_dir: str | Path, domain: Domain | None = None) -> U2Net:
     for path in paths:
         header, tensors = load_adapter(path, trunk_header)
         if domain is not None:
-            _must_agree(path, header, domain)
+            check_agrees(path, header, domain)
         domains[header.domain] = header.shape.model_dump(mode="json")
         state.update(tensors)
     return _build({"domains": domains, **trunk_header.network.model_dump(mode="json")}, state, models)
@@ -170,18 +170,35 @@ def load_adapter(path: str | Path, trunk: TrunkHeader) -> tuple[AdapterHeader, d
     path = Path(path)
     tensors, values = read_safetensors(path)
     header = _parse(AdapterHeader, values, path)
+    difference = _plans(header.network, trunk.network)
     if header.trunk != trunk.sha256:
         raise WeightsError(
-            f"{path}: was trained with trunk {header.trunk}, but this trunk is {trunk.sha256}; "
+            f"{path}: was trained with trunk {header.trunk}, but this trunk is {trunk.sha256}{difference}; "
             "an adapter runs on its own trunk only: use the trunk.safetensors it was shared with"
         )
-    if header.network != trunk.network:
-        raise WeightsError(f"{path}: names another network plan than its trunk; the file was changed")
+    if difference:
+        raise WeightsError(f"{path}: names another network plan than its trunk{difference}; the file was changed")
     foreign = [key for key in tensors if not key.startswith(f"domains.{header.domain}.")]
     if foreign:
         raise WeightsError(f"{path}: holds {foreign[0]}, which domain '{header.domain}' does not own; the file was changed")
     _must_be_intact(path, header.sha256, tensors)
     return header, tensors
+
+
+def check_agrees(path: Path, header: AdapterHeader, domain: Domain) -> None:
+    """Ask that an adapter be the one of this description.
+
+    Raises:
+        WeightsError: it is another domain's, or its shape is another.
+    """
+    if header.domain != domain.name:
+        raise WeightsError(f"{path}: is the adapter of '{header.domain}', not of '{domain.name}'")
+    own = header.shape.model_dump(mode="json")
+    for field, wanted in domain.network.items():
+        if own[field] != wanted:
+            raise WeightsError(
+                f"{path}: {field} is {own[field]}, but domain.json says {wanted}; use the domain.json of its bundle"
+            )
 
 
 def _build(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], source: Path) -> U2Net:
@@ -197,6 +214,13 @@ def _build(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], source:
     check_state(network.state_dict(), state, str(source))
     network.load_state_dict(dict(state), strict=True, assign=True)
     return network.eval()
+
+
+def _plans(adapter: NetworkPlan, trunk: NetworkPlan) -> str:
+    """What tells two architectures apart, in brackets; empty where nothing does."""
+    own, other = adapter.model_dump(mode="json"), trunk.model_dump(mode="json")
+    different = [f"{field} {own[field]} against {other[field]}" for field in own if own[field] != other[field]]
+    return f" (another architecture: {', '.join(different)})" if different else ""
 
 
 def _parse(kind: type[Any], values: dict[str, Any] | None, path: str | Path) -> Any:
@@ -218,14 +242,3 @@ def _must_be_intact(path: str | Path, expected: str, tensors: Mapping[str, torch
     found = fingerprint(tensors)
     if found != expected:
         raise WeightsError(f"{path}: its tensors have fingerprint {found}, its header says {expected}; the file was changed")
-
-
-def _must_agree(path: Path, header: AdapterHeader, domain: Domain) -> None:
-    if header.domain != domain.name:
-        raise WeightsError(f"{path}: is the adapter of '{header.domain}', not of '{domain.name}'")
-    own = header.shape.model_dump(mode="json")
-    for field, wanted in domain.network.items():
-        if own[field] != wanted:
-            raise WeightsError(
-                f"{path}: {field} is {own[field]}, but domain.json says {wanted}; use the domain.json of its bundle"
-            )
