@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from custom_components.bundles.card import card_slots, license_slots
+from custom_components.bundles.card import card_slots, license_slots, ordinal, spacing_text
 from custom_components.bundles.facts import Facts
 from custom_components.bundles.results import metrics
 from custom_components.domain import Domain
@@ -136,21 +136,13 @@ def _prepared(domain: Domain, facts: Facts) -> str:
     rule = domain.intensity
     steps = [f"values below {rule.floor:g} set to it"] if rule.floor is not None and domain.modality == "CT" else []
     if rule.percentiles is not None:
-        low, high = (f"{p:g}{_ordinal(p)}" for p in rule.percentiles)
+        low, high = (f"{p:g}{ordinal(p)}" for p in rule.percentiles)
         steps.append(f"clipped to the {low} and {high} percentile")
     voxels = "all voxels" if rule.statistics == "all" else f"{rule.statistics} voxels"
-    sizes = [f"{s:g}" for s in domain.spacing]
-    spacing = f"{sizes[0]} mm" if len(set(sizes)) == 1 else f"{' × '.join(sizes)} mm (z, y, x)"
     count = "single" if domain.in_channels == 1 else str(domain.in_channels)
     facing = "axes z (superior), y (anterior), x (right)"
     steps.append(f"mean 0 and standard deviation 1 over {voxels}")
-    return f"{count} channel data, {facts.image}, {spacing}, {facing}, {', '.join(steps)}"
-
-
-def _ordinal(value: float) -> str:
-    if value != int(value) or int(value) % 100 in (11, 12, 13):
-        return "th"
-    return {1: "st", 2: "nd", 3: "rd"}.get(int(value) % 10, "th")
+    return f"{count} channel data, {facts.image}, {spacing_text(domain)}, {facing}, {', '.join(steps)}"
 
 
 def _filled(values: Any, slots: Mapping[str, Any]) -> Any:
