@@ -127,7 +127,7 @@ def _original_slots(domain: Domain, facts: Facts, levels: int) -> dict[str, Any]
         "original_batch_size": original.batch_size if original else domain.sampling.batch_size,
         "original_mirror_axes": list(original.mirror_axes if original else domain.augmentation.mirror.axes),
         "original_keep": original.keep if original else 1,
-        "original_rules": {name: "@rule" for name in domain.classes},
+        "original_rules": dict.fromkeys(domain.classes, "@rule"),
     }
 
 
