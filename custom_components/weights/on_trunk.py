@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from custom_components.domain import Domain
-from custom_components.weights.adapters import (
-    TRUNK_FILE,
-    NetworkPlan,
-    TrunkHeader,
-    check_agrees,
-    load_adapter,
-    load_trunk,
-)
+from custom_components.weights.adapters import adapter_paths, load_adapter, load_trunk
 from custom_components.weights.files import WeightsError
+from custom_components.weights.headers import NetworkPlan, TrunkHeader, check_agrees
 from custom_components.weights.states import check_state
 
 if TYPE_CHECKING:
@@ -125,7 +119,7 @@ def _new(trunk: Path, plan: NetworkPlan, domain: Domain) -> U2Net:
 def _sources(path: Path, trunk: TrunkHeader, own: str) -> dict[str, dict[str, torch.Tensor]]:
     """Domain to its tensors by their name within the adapter; of a folder, all but the domain's own."""
     if path.is_dir():
-        files = sorted(p for p in path.glob("*.safetensors") if p.name not in (TRUNK_FILE, f"{own}.safetensors"))
+        files = [file for file in adapter_paths(path) if file.name != f"{own}.safetensors"]
         if not files:
             raise WeightsError(f"{path}: has no adapter of another domain to start from; leave warm_start out")
     else:
@@ -144,7 +138,9 @@ def _start(
 ) -> dict[str, torch.Tensor]:
     """Per tensor the mean of those of equal shape; where there is none, of those that can be fitted; else as it was."""
     started: dict[str, torch.Tensor] = {}
-    copied, changed, fresh = [], [], []
+    copied: list[str] = []
+    changed: list[str] = []
+    fresh: list[str] = []
     for key, own in target.items():
         name = key.removeprefix(prefix)
         given = [source[name] for source in sources.values() if name in source]
