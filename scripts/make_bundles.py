@@ -45,9 +45,8 @@ def make_bundles(
     for path in changed:
         print(f"{'differs' if check else 'written'}: {path}")
     if check and changed:
-        console.print(
-            f"Error: {len(changed)} files differ from what python scripts/make_bundles.py gives", style="red", markup=False
-        )
+        message = f"Error: {len(changed)} files differ from what python scripts/make_bundles.py gives"
+        console.print(message, style="red", markup=False)
         raise typer.Exit(1)
     print(f"{len(folders)} bundles, {len(changed)} files {'differ' if check else 'written'}")
 

@@ -18,12 +18,13 @@ PARTS = ("description", "example", "data", "training", "limitations")
 
 WIDTH = 127
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NAMED = "if you name the data set as above and share what you derive from them under the same licence."
 DEEDS = {
-    "CC-BY-SA 4.0": "You may use, share and adapt the weights, also commercially, if you name the data set as above and share what "
-    "you derive from them under the same licence.",
-    "CC-BY-NC-SA 4.0": "You may use, share and adapt the weights for purposes that are not commercial, if you name the data set as "
-    "above and share what you derive from them under the same licence.",
+    "CC-BY-SA 4.0": f"You may use, share and adapt the weights, also commercially, {NAMED}",
+    "CC-BY-NC-SA 4.0": f"You may use, share and adapt the weights for purposes that are not commercial, {NAMED}",
 }
+ABOUT = """The network is a separable 3D U-Net after 3D U²-Net [1]: in each convolution unit the depthwise filters,
+norms, input and output layers belong to the domain, the pointwise filters to a trunk that other domains can share."""
 
 
 def card_slots(
@@ -47,14 +48,13 @@ def card_slots(
     return {
         "title": facts.title,
         "tags": ", ".join(facts.tags) or "Segmentation",
-        "description": written.get("description") or f"{facts.description}.",
+        "description": _description(facts, written.get("description")),
         "weights": _weights(domain, with_weights),
         "example": f"\n{written['example']}\n" if "example" in written else "",
         "data": written.get("data") or _data(facts),
         "preprocessing": _preprocessing(domain),
         "performance": _performance(bundle, with_weights, results),
-        "not_published": "" if facts.original else ", with this domain's own strides, as the domain is not in [1]",
-        "memory": _memory(facts.cache_rate),
+        "recipe": _recipe(facts),
         "training": f"\n{written['training']}\n" if "training" in written else _training(domain, channels),
         "input": _input(domain, facts),
         "output": _output(domain),
@@ -77,8 +77,8 @@ def license_slots(domain: Domain, facts: Facts) -> dict[str, str]:
     of = f" of {data.collection}" if data.collection else ""
     made = f"The weights in models/ were trained on {facts.dataset}{of} ({data.url}). No image of it is part of this bundle."
     later = (
-        f"This bundle has no weights yet. Those that are trained on {facts.dataset}{of} ({data.url}) carry the licence of the data. "
-        "No image of it is part of this bundle."
+        f"This bundle has no weights yet. Those that are trained on {facts.dataset}{of} ({data.url}) carry the licence of "
+        "the data. No image of it is part of this bundle."
     )
     rows = [("Data set", [f"{facts.dataset}: {data.about}."])]
     rows += [("Source", [f"{data.institution}."])] if data.institution else []
@@ -88,7 +88,7 @@ def license_slots(domain: Domain, facts: Facts) -> dict[str, str]:
     code = "The code and the configuration files of this bundle are under the Apache License 2.0 (LICENSE)."
     deed = DEEDS.get(data.licence, "What may be done with weights is for the licence above to say.")
     return {
-        "short": domain.name.replace("_", " ") if domain.name != "hippocampus_mri" else "hippocampus",
+        "title": facts.title,
         "statement": _wrapped(made if facts.weights else later, 118),
         "rows": "\n".join(_row(name, lines) for name, lines in rows),
         "rights": _wrapped(f"{deed} {code}", 118),
@@ -98,9 +98,9 @@ def license_slots(domain: Domain, facts: Facts) -> dict[str, str]:
 def _weights(domain: Domain, there: bool) -> str:
     if there:
         return _wrapped(
-            f"The weights come in two forms: `models/trunk.safetensors` with `models/{domain.name}.safetensors`, which the project's "
-            "own tools read without unpickling anything, and `models/model.pt`, a plain state dict of the same numbers for MONAI's "
-            "tools."
+            f"The weights come in two forms: `models/trunk.safetensors` with `models/{domain.name}.safetensors`, which the "
+            "project's own tools read without unpickling anything, and `models/model.pt`, a plain state dict of the same "
+            "numbers for MONAI's tools."
         )
     return _wrapped(
         "**This bundle has no trained weights yet.** It holds everything that is needed to train them, alone "
@@ -132,8 +132,8 @@ def _preprocessing(domain: Domain) -> str:
     which = "all voxels" if rule.statistics == "all" else f"{rule.statistics} voxels"
     steps.append(f"mean 0 and standard deviation 1 over {which}")
     return _wrapped(
-        "As `configs/inference.json` and `configs/domain.json` have it: axes turned to z (superior), y (anterior), x (right); crop "
-        f"to the non-zero box with a margin; {'; '.join(steps)}. Sizes are voxels, lengths mm."
+        "As `configs/inference.json` and `configs/domain.json` have it: axes turned to z (superior), y (anterior), x (right); "
+        f"crop to the non-zero box with a margin; {'; '.join(steps)}. Sizes are voxels, lengths mm."
     )
 
 
@@ -150,18 +150,24 @@ def _performance(bundle: str, with_weights: bool, results: Mapping[str, Any] | N
         ) from None
 
 
-def _memory(cache_rate: float) -> str:
-    if cache_rate == 1:
-        return ""
-    return (
-        "\n"
-        + _wrapped(
-            f"The preprocessed cases are too many for the memory of most machines, so `train.json` keeps {cache_rate:.0%} of them there "
-            "(`--cache_rate`) and reads and resamples the others whenever a patch is drawn. `configs/disk_cache.json` keeps them all "
-            "on disk, which trains far faster."
-        )
-        + "\n"
+def _description(facts: Facts, written: str | None) -> str:
+    return f"{written} {ABOUT}" if written else _wrapped(f"{facts.description}. {ABOUT}")
+
+
+def _recipe(facts: Facts) -> str:
+    other = "" if facts.original else ", with this domain's own strides, as the domain is not in [1]"
+    text = _wrapped(
+        "Everything is in `configs/train.json` and `configs/domain.json`; `configs/original_recipe.json` is the recipe of [1] as "
+        f"an override{other}. The domain's batch, patch, augmentation and sampling values are in `domain.json`."
     )
+    if facts.cache_rate == 1:
+        return text
+    memory = _wrapped(
+        "The preprocessed cases are too many for the memory of most machines, so `train.json` keeps "
+        f"{facts.cache_rate:.0%} of them there (`--cache_rate`) and reads and resamples the others whenever a patch is drawn. "
+        "`configs/disk_cache.json` keeps them all on disk, which trains far faster."
+    )
+    return f"{text}\n\n{memory}"
 
 
 def _training(domain: Domain, channels: Sequence[int]) -> str:
@@ -173,11 +179,9 @@ def _training(domain: Domain, channels: Sequence[int]) -> str:
 
 
 def _input(domain: Domain, facts: Facts) -> str:
-    what = (
-        f"One channel: {facts.image}" if domain.in_channels == 1 else f"{_number(domain.in_channels)} channels, in this order: "
-    )
+    what = f"One channel: {facts.image}"
     if domain.in_channels > 1:
-        what += ", ".join(domain.channels) + f" ({facts.image})"
+        what = f"{_number(domain.in_channels)} channels, in this order: {', '.join(domain.channels)} ({facts.image})"
     return _wrapped(f"{what}, preprocessed as above, patches of {' × '.join(map(str, domain.patch_size))} voxels (z, y, x).")
 
 
