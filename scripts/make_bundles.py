@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from custom_components.bundles import drift, refresh_bundle
+from custom_components.bundles import drift, refresh_bundle, refresh_universal, universal_drift
 from custom_components.errors import InputError
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -38,7 +38,9 @@ def make_bundles(
         folders = bundles or made_bundles(BUNDLES)
         with Progress(console=console, transient=True) as progress:
             for folder in progress.track(folders, description="bundles"):
-                changed += [folder / name for name in drift(folder)] if check else refresh_bundle(folder)
+                of_many = (folder / "configs" / "domains").is_dir()
+                differ, refresh = (universal_drift, refresh_universal) if of_many else (drift, refresh_bundle)
+                changed += [folder / name for name in differ(folder)] if check else refresh(folder)
     except InputError as error:
         console.print(f"Error: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
@@ -52,12 +54,13 @@ def make_bundles(
 
 
 def made_bundles(folder: Path) -> list[Path]:
-    """The bundles that are made from the template: those with facts.
+    """The bundles that are made from the template: those with facts, and the universal one last.
 
     Raises:
         InputError: there are none.
     """
     found = sorted(path.parents[1] for path in folder.glob(f"*/{SOURCE}"))
+    found += sorted(path.parents[1] for path in folder.glob("*/configs/domains"))
     if not found:
         raise InputError(f"{folder}: holds no bundle with {SOURCE}; name the folders of bundles")
     return found

@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 
+from custom_components.bundles import universal_drift
+from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.inference import Segmenter
 from custom_components.training import DomainSets
 from custom_components.weights import load_network
 from tests.bundles.universal_runs import COMMON, last, overrides, two_domains, workflow
@@ -211,3 +216,44 @@ def test_a_memory_budget_keeps_that_share_of_the_cases(universal: Path, domains:
     assert kept(0.0) == [0, 0]
     half = kept(0.0025)
     assert 0 < sum(half) < 8
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_one_domain_is_evaluated_and_segments(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path, name: str
+) -> None:
+    path = next(p for p in domains["domains"] if Path(p).stem == name)
+    data = Path(domains["dataset_dirs"][name])
+    values = {
+        "bundle_root": str(universal),
+        "described#path": path,
+        "domain_name": name,
+        "ckpt_dir": str(trained / "models"),
+        "output_dir": str(tmp_path),
+        "device": "$torch.device('cpu')",
+    }
+    evaluation = workflow(universal, ["evaluate.json"], {**values, "dataset_dir": str(data)}, "eval")
+    assert evaluation.check_properties() == []
+    evaluation.run()
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["cases"].keys() == json.loads((trained / "out" / f"{name}.json").read_text())["cases"].keys()
+    inference = workflow(universal, ["inference.json"], {**values, "input": str(data / "imagesTr")}, "infer")
+    assert inference.check_properties() == []
+    inference.run()
+    segmenter = Segmenter(Domain.from_file(path), load_network(trained / "models").select(name), "cpu")
+    for image in sorted((data / "imagesTr").glob("*.nii.gz"))[:2]:
+        label = nib.load(tmp_path / image.name.replace(".nii.gz", "_seg.nii.gz"))
+        expected = segmenter.segment(image).label[0].numpy()
+        assert np.array_equal(np.asarray(label.dataobj), expected)
+
+
+def test_generated_files_are_what_the_template_gives(universal: Path) -> None:
+    assert universal_drift(universal) == []
+
+
+def test_the_shipped_domains_and_folders_belong_together(universal: Path) -> None:
+    config = json.loads((universal / "configs" / "train.json").read_text())
+    names = {path.stem for path in (universal / "configs" / "domains").glob("*.json")}
+    assert set(config["domains"]) == set(config["dataset_dirs"]) == names
+    for name in names:
+        assert Domain.from_file(universal / "configs" / "domains" / f"{name}.json").name == name
