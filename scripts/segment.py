@@ -4,9 +4,14 @@ IMAGE is a NIfTI, NRRD or MetaImage file, a folder of these, a folder with one D
 glob in quotes, or the files of one image's channels joined by commas. Several can be given. Labels that are already there are
 skipped, so a run that was stopped goes on where it was; --overwrite makes them anew.
 
-Example:
+A universal bundle has several domains: --domain says which. Given several times, every image is read once and gets a label
+from each, OUTPUT_DIR/<image name>_<domain>_seg.nii.gz.
+
+Examples:
 
     python scripts/segment.py case_001.nii.gz 'more/*.nii.gz' --bundle bundles/hippocampus_mri_segmentation --output-dir labels
+
+    python scripts/segment.py ct.nii.gz --bundle bundles/universal_segmentation --domain headneck_ct --output-dir labels
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from custom_components.allocator import reuse_large_tensors
 from custom_components.errors import InputError
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: --help must not wait for them
+    from monai.data import MetaTensor
+
     from custom_components.inference import Segmenter
 
 app = typer.Typer(add_completion=False)
@@ -40,6 +47,7 @@ class Outcome:
 
     image: str | list[str]
     status: str  # done, skipped, failed
+    domain: str | None = None
     output: str | None = None
     error: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
@@ -52,6 +60,7 @@ def segment(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.", show_default=False)],
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default=False)],
     output_dir: Annotated[Path, typer.Option(help="Where the labels go.", show_default=False)],
+    domain: Annotated[list[str] | None, typer.Option(help="Domain of a universal bundle; can be given several times.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON with versions, hashes, volumes and the time of every stage.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: slower, a little better.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; CUDA where there is one, if not given.")] = None,
@@ -70,12 +79,13 @@ def segment(
         check_names(found)
         if found:
             before = time.perf_counter()
-            segmenter = Segmenter.from_bundle(bundle, device, flips)
+            names = list(dict.fromkeys(domain)) if domain else [None]
+            segmenters = [Segmenter.from_bundle(bundle, device, flips, name) for name in names]
             seconds["load"] = time.perf_counter() - before
-            outcomes += _run(segmenter, found, output_dir, overwrite)
+            outcomes += _run(segmenters, found, output_dir, overwrite)
             if report is not None:
                 seconds["total"] = time.perf_counter() - started
-                _write_report(report, segmenter, bundle, flips, seconds, outcomes)
+                _write_report(report, segmenters, bundle, flips, seconds, outcomes)
                 console.print(_split(outcomes))
     except InputError as error:
         errors.print(f"Error: {_line(error)}", style="red")
@@ -103,67 +113,89 @@ def _find(inputs: list[str]) -> tuple[list[str | list[str]], list[Outcome]]:
     return found, failed
 
 
-def _run(segmenter: Segmenter, images: list[str | list[str]], output_dir: Path, overwrite: bool) -> list[Outcome]:
+def _run(segmenters: list[Segmenter], images: list[str | list[str]], output_dir: Path, overwrite: bool) -> list[Outcome]:
     from custom_components.inference import label_path
 
     outcomes = []
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors) as progress:
-        task = progress.add_task("segmenting", total=len(images))
+        task = progress.add_task("segmenting", total=len(images) * len(segmenters))
         for image in images:
-            target = label_path(output_dir, image)
-            progress.update(task, description=target.name)
-            if target.exists() and not overwrite:
-                outcome = _keep(segmenter, image, target)
-            else:
-                outcome = _segment(segmenter, image, target)
-            outcomes.append(outcome)
-            progress.advance(task)
+            source = Source(image)
+            for segmenter in segmenters:
+                name = segmenter.domain.name
+                target = label_path(output_dir, image, name if len(segmenters) > 1 else None)
+                progress.update(task, description=target.name)
+                step = _keep if target.exists() and not overwrite else _segment
+                outcomes.append(step(segmenter, source, target))
+                progress.advance(task)
     return outcomes
 
 
-def _keep(segmenter: Segmenter, image: str | list[str], target: Path) -> Outcome:
+class Source:
+    """An image that is read once for all domains with the same number of channels."""
+
+    def __init__(self, path: str | list[str]) -> None:
+        self.path = path
+        self._read: dict[int, MetaTensor] = {}
+
+    def read(self, channels: int) -> tuple[MetaTensor, float]:
+        """The image, and the seconds that reading it took now."""
+        from custom_components.data import read_image
+
+        before = time.perf_counter()
+        if channels not in self._read:
+            self._read[channels] = read_image(self.path, channels)
+        return self._read[channels], time.perf_counter() - before
+
+
+def _keep(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
     """Skip an image whose label is there, provided that the label lies on the image's grid."""
-    from custom_components.data import read_image, read_label
+    from custom_components.data import read_label
 
+    name = segmenter.domain.name
     try:
-        read_label(target, read_image(image, segmenter.domain.in_channels))
+        read_label(target, source.read(segmenter.domain.in_channels)[0])
     except InputError as error:
-        return Outcome(image, "failed", error=f"{_line(error)} (--overwrite replaces a label that is there already)")
+        wrong = f"{_line(error)} (--overwrite replaces a label that is there already)"
+        return Outcome(source.path, "failed", name, error=wrong)
     console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
-    return Outcome(image, "skipped", str(target))
+    return Outcome(source.path, "skipped", name, str(target))
 
 
-def _segment(segmenter: Segmenter, image: str | list[str], target: Path) -> Outcome:
+def _segment(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
     from custom_components.inference.report import file_sha256, image_sha256
 
+    name = segmenter.domain.name
     try:
+        image, reading = source.read(segmenter.domain.in_channels)
         result = segmenter.segment(image)
         before = time.perf_counter()
         result.save(target)
-        seconds = {**result.seconds, "save": time.perf_counter() - before}
-        sha256 = {"image": image_sha256(image), "output": file_sha256(target)}
+        seconds = {**result.seconds, "read": reading, "save": time.perf_counter() - before}
+        sha256 = {"image": image_sha256(source.path), "output": file_sha256(target)}
     except InputError as error:
-        return Outcome(image, "failed", error=_line(error))
+        return Outcome(source.path, "failed", name, error=_line(error))
     except (RuntimeError, MemoryError, OSError) as error:  # out of memory, a disk that is full: the next image may do
-        return Outcome(image, "failed", error=f"{image}: {type(error).__name__}: {_line(error)}")
-    volumes = ", ".join(f"{name} {volume:.0f} mm³" for name, volume in result.volumes.items())
+        return Outcome(source.path, "failed", name, error=f"{source.path}: {type(error).__name__}: {_line(error)}")
+    volumes = ", ".join(f"{organ} {volume:.0f} mm³" for organ, volume in result.volumes.items())
     console.print(f"{target}: {volumes} ({sum(seconds.values()):.1f} s)")
-    return Outcome(image, "done", str(target), sha256=sha256, volumes_mm3=result.volumes, seconds=seconds)
+    return Outcome(source.path, "done", name, str(target), sha256=sha256, volumes_mm3=result.volumes, seconds=seconds)
 
 
 def _write_report(
-    path: Path, segmenter: Segmenter, bundle: Path, flips: bool, seconds: dict[str, float], outcomes: list[Outcome]
+    path: Path, segmenters: list[Segmenter], bundle: Path, flips: bool, seconds: dict[str, float], outcomes: list[Outcome]
 ) -> None:
     from custom_components.data import atomic_path
     from custom_components.inference.report import versions, weights_sha256
 
+    names = [segmenter.domain.name for segmenter in segmenters]
     content: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "bundle": str(bundle),
-        "domain": segmenter.domain.name,
-        "weights_sha256": weights_sha256(bundle / "models", segmenter.domain.name),
-        "device": str(segmenter.device),
+        "domains": names,
+        "weights_sha256": {file: value for name in names for file, value in weights_sha256(bundle / "models", name).items()},
+        "device": str(segmenters[0].device),
         "flips": flips,
         "versions": versions(),
         "seconds": seconds,
@@ -177,13 +209,15 @@ def _summary(outcomes: list[Outcome]) -> Table:
     classes = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_mm3))
     table = Table(Column("image", overflow="fold"), "result", *(f"{name}, mm³" for name in classes))
     failures = any(outcome.error for outcome in outcomes)
+    several = len({outcome.domain for outcome in outcomes} - {None}) > 1
     if failures:
         table.add_column("what is wrong", overflow="fold")
     for outcome in outcomes:
         image = outcome.image if isinstance(outcome.image, str) else ",".join(outcome.image)
         volumes = (f"{outcome.volumes_mm3[name]:.0f}" if name in outcome.volumes_mm3 else "" for name in classes)
         wrong = [outcome.error or ""] if failures else []
-        table.add_row(Path(image).name or image, outcome.status, *volumes, *wrong)
+        name = Path(image).name or image
+        table.add_row(f"{name}, {outcome.domain}" if several else name, outcome.status, *volumes, *wrong)
     return table
 
 

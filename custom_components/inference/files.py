@@ -73,9 +73,10 @@ def check_output_dir(folder: str | Path) -> None:
         raise InputError(f"{folder}: you may not write to {nearest}; choose another output folder")
 
 
-def label_path(output_dir: str | Path, image: ImagePath) -> Path:
-    """``<output_dir>/<image name>_seg.nii.gz``."""
-    return Path(output_dir) / f"{image_name(image)}{POSTFIX}.nii.gz"
+def label_path(output_dir: str | Path, image: ImagePath, domain: str | None = None) -> Path:
+    """``<output_dir>/<image name>_seg.nii.gz``, or ``…_<domain>_seg.nii.gz`` where several domains label one image."""
+    infix = f"_{domain}" if domain is not None else ""
+    return Path(output_dir) / f"{image_name(image)}{infix}{POSTFIX}.nii.gz"
 
 
 def output_name(meta: Mapping[str, Any], saver: Any = None) -> dict[str, Any]:

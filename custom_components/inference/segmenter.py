@@ -17,6 +17,7 @@ from monai.transforms import Compose
 from custom_components.data import AtomicNiftiWriter, ImagePath, read_image
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.inference.bundle_domains import bundle_domain
 from custom_components.inference.chain import STAGES, postprocessing, preprocessing
 from custom_components.inference.class_map import class_map
 from custom_components.inference.windows import WindowInferer
@@ -90,8 +91,15 @@ class Segmenter:
         self.postprocessing = postprocessing(domain, self.preprocessing)
 
     @classmethod
-    def from_bundle(cls, bundle_dir: str | Path, device: str | torch.device | None = None, flips: bool = False) -> Segmenter:
-        """Read a bundle's ``configs/domain.json`` and its safetensors in ``models``.
+    def from_bundle(
+        cls, bundle_dir: str | Path, device: str | torch.device | None = None, flips: bool = False, domain: str | None = None
+    ) -> Segmenter:
+        """Read a domain's description in a bundle's ``configs`` and its safetensors in ``models``.
+
+        Args:
+            bundle_dir: the bundle's folder.
+            device, flips: as in the constructor.
+            domain: name of the domain; None where the bundle has only one.
 
         Raises:
             InputError: the folder is no bundle, its domain or weights are missing or do not fit, or see the constructor.
@@ -99,12 +107,10 @@ class Segmenter:
         from custom_components.weights import load_network  # builds networks: not needed with a network at hand
         from custom_components.weights.model import check_trained
 
-        bundle = Path(bundle_dir)
-        if not bundle.is_dir():
-            raise InputError(f"{bundle}: is no folder; give a bundle's, such as bundles/hippocampus_mri_segmentation")
-        domain = Domain.from_file(bundle / "configs" / "domain.json")
-        check_trained(bundle / "models", "trunk.safetensors")
-        return cls(domain, load_network(bundle / "models", domain).select(domain.name), device, flips)
+        described = bundle_domain(bundle_dir, domain)
+        models = Path(bundle_dir) / "models"
+        check_trained(models, "trunk.safetensors")
+        return cls(described, load_network(models, described).select(described.name), device, flips)
 
     @torch.no_grad()
     def segment(self, image: ImagePath | MetaTensor) -> Segmentation:

@@ -146,3 +146,18 @@ def small_bundle(bundle: Path, folder: Path) -> Path:
     torch.manual_seed(3)
     save_bundle_weights(U2Net({domain.name: domain.network}, (4, 8, 8, 8), deep_supervision="heads"), folder / "models")
     return folder
+
+
+def universal_bundle(bundle: Path, folder: Path) -> Path:
+    """A bundle of two domains, ``first`` and ``second``, of different spacing and patch, with random weights."""
+    values = json.loads((bundle / "configs" / "domain.json").read_text())
+    domains = {}
+    for name, spacing, patch in (("first", [1.0, 1.0, 1.0], [24, 32, 24]), ("second", [2.0, 1.5, 1.5], [16, 24, 16])):
+        values.update(name=name, spacing=spacing, patch_size=patch)
+        path = folder / "configs" / "domains" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+        domains[name] = Domain.from_file(path).network
+    torch.manual_seed(0)
+    save_bundle_weights(U2Net(domains, (4, 4, 8, 8)), folder / "models")
+    return folder

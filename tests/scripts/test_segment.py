@@ -16,11 +16,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from custom_components import data
 from custom_components.inference import Segmenter, find_images
 from custom_components.inference.chain import STAGES
 from scripts.segment import app
 from tests.data.test_bad_input import BAD
-from tests.inference.oracles import small_bundle
+from tests.inference.oracles import small_bundle, universal_bundle
 from tests.phantoms import affine_of, hippocampus_like, save_dicom_series, save_itk, save_nifti
 
 AFFINE = affine_of((1.1, 0.9, 1.2), (10, 0, -15), axes=(1, 2, 0), flips=(-1, 1, 1))
@@ -88,7 +89,7 @@ def test_labels_lie_on_the_images_grid_and_the_report_says_how_they_were_made(sm
     weights = small / "models" / "trunk.safetensors"
     assert report["weights_sha256"]["trunk.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert report["versions"]["torch"] == torch.__version__
-    assert (report["domain"], report["device"], report["flips"]) == ("hippocampus_mri", "cpu", False)
+    assert (report["domains"], report["device"], report["flips"]) == (["hippocampus_mri"], "cpu", False)
 
 
 def test_in_a_batch_the_good_images_are_done_and_the_summary_names_the_bad(small: Path, tmp_path: Path) -> None:
@@ -247,3 +248,43 @@ def test_inputs_are_files_folders_globs_and_channels(tmp_path: Path) -> None:
 def test_help_does_not_wait_for_torch(repository: Path) -> None:
     code = "import sys, scripts.segment; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def universal(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two domains with untrained weights."""
+    return universal_bundle(bundle, tmp_path_factory.mktemp("bundle") / "universal")
+
+
+def test_several_domains_label_an_image_that_is_read_once(
+    universal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = image(tmp_path / "one.nii.gz")
+    read: list[object] = []
+    reader = data.read_image
+    monkeypatch.setattr(data, "read_image", lambda path, channels: read.append(path) or reader(path, channels))
+    options = ("--domain", "first", "--domain", "second", "--report", tmp_path / "run.json")
+    result = segment(universal, tmp_path / "out", given, *options)
+    assert result.exit_code == 0, result.output
+    assert len(read) == 1
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["domains"] == ["first", "second"]
+    assert set(report["weights_sha256"]) == {"trunk.safetensors", "first.safetensors", "second.safetensors"}
+    labels = {}
+    for name in ("first", "second"):
+        written = nib.load(tmp_path / "out" / f"one_{name}_seg.nii.gz")
+        labels[name] = np.asarray(written.dataobj)
+        expected = Segmenter.from_bundle(universal, "cpu", domain=name).segment(given)
+        assert np.array_equal(labels[name], expected.label[0].numpy())
+        assert np.allclose(written.affine, AFFINE)
+    assert not np.array_equal(labels["first"], labels["second"])
+
+
+def test_a_universal_bundle_wants_to_know_which_domain(universal: Path, tmp_path: Path) -> None:
+    given = image(tmp_path / "one.nii.gz")
+    assert_refused(segment(universal, tmp_path / "out", given), tmp_path / "out", "several domains", "first, second", "--domain")
+    unknown = segment(universal, tmp_path / "out", given, "--domain", "liver")
+    assert_refused(unknown, tmp_path / "out", "no domain 'liver'", "first, second")
+    one = segment(universal, tmp_path / "out", given, "--domain", "second")
+    assert one.exit_code == 0, one.output
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["one_seg.nii.gz"]
