@@ -61,6 +61,9 @@ def segment(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default=False)],
     output_dir: Annotated[Path, typer.Option(help="Where the labels go.", show_default=False)],
     domain: Annotated[list[str] | None, typer.Option(help="Domain of a universal bundle; can be given several times.")] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option(help="Weights to use instead of the bundle's; given several times, they are averaged.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="JSON with versions, hashes, volumes and the time of every stage.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: slower, a little better.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; CUDA where there is one, if not given.")] = None,
@@ -80,12 +83,13 @@ def segment(
         if found:
             before = time.perf_counter()
             names = list(dict.fromkeys(domain)) if domain else [None]
-            segmenters = [Segmenter.from_bundle(bundle, device, flips, name) for name in names]
+            folders = models or [bundle / "models"]
+            segmenters = [Segmenter.from_bundle(bundle, device, flips, name, folders) for name in names]
             seconds["load"] = time.perf_counter() - before
             outcomes += _run(segmenters, found, output_dir, overwrite)
             if report is not None:
                 seconds["total"] = time.perf_counter() - started
-                _write_report(report, segmenters, bundle, flips, seconds, outcomes)
+                _write_report(report, segmenters, bundle, folders, flips, seconds, outcomes)
                 console.print(_split(outcomes))
     except InputError as error:
         errors.print(f"Error: {_line(error)}", style="red")
@@ -184,17 +188,24 @@ def _segment(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
 
 
 def _write_report(
-    path: Path, segmenters: list[Segmenter], bundle: Path, flips: bool, seconds: dict[str, float], outcomes: list[Outcome]
+    path: Path,
+    segmenters: list[Segmenter],
+    bundle: Path,
+    models: list[Path],
+    flips: bool,
+    seconds: dict[str, float],
+    outcomes: list[Outcome],
 ) -> None:
     from custom_components.data import atomic_path
     from custom_components.inference.report import versions, weights_sha256
 
     names = [segmenter.domain.name for segmenter in segmenters]
+    weights = {str(folder): {k: v for name in names for k, v in weights_sha256(folder, name).items()} for folder in models}
     content: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "bundle": str(bundle),
         "domains": names,
-        "weights_sha256": {file: value for name in names for file, value in weights_sha256(bundle / "models", name).items()},
+        "weights_sha256": weights if len(models) > 1 else next(iter(weights.values())),
         "device": str(segmenters[0].device),
         "flips": flips,
         "versions": versions(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from custom_components.errors import InputError
 from custom_components.inference.bundle_domains import bundle_domain
 from custom_components.inference.chain import STAGES, postprocessing, preprocessing
 from custom_components.inference.class_map import class_map
+from custom_components.inference.ensemble import Ensemble
 from custom_components.inference.windows import WindowInferer
 from custom_components.transforms import LargestClass
 
@@ -92,7 +93,12 @@ class Segmenter:
 
     @classmethod
     def from_bundle(
-        cls, bundle_dir: str | Path, device: str | torch.device | None = None, flips: bool = False, domain: str | None = None
+        cls,
+        bundle_dir: str | Path,
+        device: str | torch.device | None = None,
+        flips: bool = False,
+        domain: str | None = None,
+        models: Sequence[str | Path] = (),
     ) -> Segmenter:
         """Read a domain's description in a bundle's ``configs`` and its safetensors in ``models``.
 
@@ -100,6 +106,7 @@ class Segmenter:
             bundle_dir: the bundle's folder.
             device, flips: as in the constructor.
             domain: name of the domain; None where the bundle has only one.
+            models: folders of weights to use instead of the bundle's ``models``; several are averaged (`Ensemble`).
 
         Raises:
             InputError: the folder is no bundle, its domain or weights are missing or do not fit, or see the constructor.
@@ -108,9 +115,11 @@ class Segmenter:
         from custom_components.weights.model import check_trained
 
         described = bundle_domain(bundle_dir, domain)
-        models = Path(bundle_dir) / "models"
-        check_trained(models, "trunk.safetensors")
-        return cls(described, load_network(models, described).select(described.name), device, flips)
+        networks = []
+        for folder in models or [Path(bundle_dir) / "models"]:
+            check_trained(folder, "trunk.safetensors")
+            networks.append(load_network(folder, described).select(described.name))
+        return cls(described, networks[0] if len(networks) == 1 else Ensemble(networks), device, flips)
 
     @torch.no_grad()
     def segment(self, image: ImagePath | MetaTensor) -> Segmentation:

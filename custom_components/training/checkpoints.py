@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ MODEL_FILE = "model.pt"
 class Resume:
     """Write the state of a training after every epoch, and continue from it.
 
-    The file holds weights, optimizer, schedule, epoch and best score. Random states are not in it: every random number
-    of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`). List it after the trainer's handlers
-    that change the state (schedule, validation), so that what it saves is the state at the end of the epoch.
+    The file holds weights, optimizer, schedule, epoch, best score and the seconds that the training took so far. Random
+    states are not in it: every random number of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`).
+    List it after the trainer's handlers that change the state (schedule, validation), so that what it saves is the state at
+    the end of the epoch.
 
     Args:
         path: the checkpoint. Written under a temporary name and then renamed: a kill leaves the previous one.
@@ -58,6 +60,8 @@ class Resume:
         self.evaluator = evaluator
         self.resume = resume
         self.interval = interval
+        self.seconds = 0.0  # of this training before it was stopped the last time
+        self._started = 0.0
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -69,6 +73,7 @@ class Resume:
         Raises:
             InputError: the checkpoint is unreadable, or is of a training with other settings.
         """
+        self._started = time.perf_counter()
         if not (self.resume and self.path.is_file()):
             return
         advice = "give --resume false to start anew, or another --ckpt_dir"
@@ -87,6 +92,7 @@ class Resume:
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(f"{self.path}: does not fit this training ({error}); {advice}") from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.seconds = state.get("seconds", 0.0)
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
@@ -109,6 +115,7 @@ class Resume:
             "best_metric": float(best.best_metric) if best else None,
             "best_metric_epoch": int(best.best_metric_epoch) if best else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "seconds": self.seconds + time.perf_counter() - self._started,
         }
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)

@@ -1,0 +1,174 @@
+"""A page of results: what the runs of `custom_components.training.setups` reached, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from custom_components.errors import InputError
+from custom_components.training.setups import SETUPS
+
+__all__ = ["paired_difference", "read_results", "results_page"]
+
+RESAMPLES = 10_000
+FIELDS = {"run", "setup", "domains", "steps_per_domain", "parameters", "scores", "command"}
+
+
+def read_results(folder: str | Path) -> list[dict[str, Any]]:
+    """The results of a folder, sorted by run.
+
+    Raises:
+        InputError: there are none, or a file is no result of ``compare_setups.py``.
+    """
+    results = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: is not valid JSON ({error}); run scripts/compare_setups.py again") from None
+        if not isinstance(values, dict) or not values.keys() >= FIELDS or values["setup"] not in SETUPS:
+            raise InputError(f"{path}: is no result of scripts/compare_setups.py; take it out of the folder")
+        results.append(values)
+    if not results:
+        raise InputError(f"{folder}: has no results; make them with scripts/compare_setups.py")
+    return results
+
+
+def results_page(results: Sequence[Mapping[str, Any]]) -> str:
+    """Tables of Dice by set-up, domain and class, of differences to the independent networks, and of sizes and times.
+
+    Raises:
+        InputError: results of different numbers of steps per domain, which cannot be compared.
+    """
+    steps = sorted({r["steps_per_domain"] for r in results})
+    if len(steps) > 1:
+        raise InputError(f"results of {', '.join(map(str, steps))} steps per domain cannot stand in one table; keep one kind")
+    setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
+    scores = {name: _scores(r for r in results if r["setup"] == name) for name in setups}
+    domains = list(dict.fromkeys(d for by_domain in scores.values() for d in by_domain))
+    parts = [
+        "# Results",
+        "Made by `python scripts/results_page.py` from the JSON files beside it (`docs/results`), which hold every case, the "
+        "command, commit, machine and date of each run. Do not edit.",
+        f"Every network had {steps[0]} steps of each of its domains, with the same patches, rates and settings "
+        "(`bundles/universal_segmentation/configs/train.json`), and is scored on the validation cases of fold 0, which took "
+        "no part in its training and chose nothing. Dice, mean over cases, with a 95 % percentile bootstrap over cases.",
+        "\n".join(f"- **{name}**: {SETUPS[name]}" for name in setups),
+        "## Dice",
+        _dice_table(scores, domains, setups),
+        "## Against the independent networks",
+        _difference_table(scores, domains, setups),
+        "## Sizes and times",
+        _size_table(results, setups),
+        "## How it was made",
+        _made(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def paired_difference(cases: Mapping[str, Any], reference: Mapping[str, Any], seed: int = 0) -> tuple[float, float, float] | None:
+    """Mean difference of the cases' mean Dice over classes, with a 95 % bootstrap over the cases that both have.
+
+    Args:
+        cases, reference: case → class → metric → score, as in ``scores.json``.
+
+    Returns:
+        Mean, lower and upper end; None without common cases.
+    """
+    common = sorted(cases.keys() & reference.keys())
+    pairs = [(_case_mean(cases[c]), _case_mean(reference[c])) for c in common]
+    differences = np.asarray([a - b for a, b in pairs if a is not None and b is not None])
+    if not len(differences):
+        return None
+    picks = np.random.default_rng(seed).integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[picks].mean(1), [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)
+
+
+Scores = dict[str, dict[str, Any]]  # domain → scores.json
+
+
+def _scores(results: Iterable[Mapping[str, Any]]) -> Scores:
+    return {domain: report for result in results for domain, report in result["scores"].items()}
+
+
+def _case_mean(case: Mapping[str, Mapping[str, float | None]]) -> float | None:
+    defined = [s["dice"] for s in case.values() if s["dice"] is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _dice_table(scores: Mapping[str, Scores], domains: Sequence[str], setups: Sequence[str]) -> str:
+    rows = []
+    for domain in domains:
+        first = next(by_domain[domain] for by_domain in scores.values() if domain in by_domain)
+        names = [name for name in first["summary"] if name != "mean"]
+        for name in (*names, "mean") if len(names) > 1 else names:
+            cells = []
+            for setup in setups:
+                report = scores[setup].get(domain)
+                cells.append(_interval(report["summary"][name]["dice"]) if report else "–")
+            label = f"**{domain}, mean**" if name == "mean" else f"{domain}, {name}"
+            rows.append([f"{label} ({len(first['cases'])})", *cells])
+    means = []
+    for setup in setups:
+        values = [scores[setup][d]["summary"]["mean"]["dice"]["mean"] for d in domains if d in scores[setup]]
+        whole = len(values) == len(domains) and all(v is not None for v in values)
+        means.append(f"**{np.mean(values):.3f}**" if whole else "–")
+    return _table(["domain, class (cases)", *setups], [*rows, ["**mean over domains**", *means]])
+
+
+def _difference_table(scores: Mapping[str, Scores], domains: Sequence[str], setups: Sequence[str]) -> str:
+    if "independent" not in scores:
+        return "There are no independent networks yet."
+    rows = []
+    for setup in setups:
+        if setup == "independent":
+            continue
+        cells, means = [], []
+        for domain in domains:
+            both = domain in scores[setup] and domain in scores["independent"]
+            found = paired_difference(scores[setup][domain]["cases"], scores["independent"][domain]["cases"]) if both else None
+            cells.append(f"{found[0]:+.3f} ({found[1]:+.3f} … {found[2]:+.3f})" if found else "–")
+            means += [found[0]] if found else []
+        rows.append([setup, *cells, f"{np.mean(means):+.3f}" if len(means) == len(domains) else "–"])
+    text = "Difference of the mean Dice over classes to `independent`, case by case, with a 95 % bootstrap over cases."
+    return f"{text}\n\n{_table(['set-up', *domains, 'mean'], rows)}"
+
+
+def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str]) -> str:
+    rows = []
+    for setup in setups:
+        runs = [r for r in results if r["setup"] == setup]
+        trunk = [r["parameters"]["trunk"] for r in runs]
+        own = [n for r in runs for name, n in r["parameters"].items() if name != "trunk"]
+        # The adapters of `added` stand on a trunk that is there already.
+        total = sum(own) + (0 if setup == "added" else sum(trunk))
+        seconds: list[float] = [r["training_seconds"] for r in runs if r.get("training_seconds")]
+        hours = f"{sum(seconds) / 3600:.1f}" if len(seconds) == len(runs) else "–"
+        rows.append([setup, str(len(runs)), f"{total:,}", f"{min(own):,} … {max(own):,}", hours])
+    columns = ["set-up", "networks", "parameters, all", "of them a domain's own", "training, hours, all"]
+    note = "`added` counts the adapters alone. Times are of a machine that did other things as well."
+    return f"{_table(columns, rows)}\n\n{note}"
+
+
+def _made(results: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for result in results:
+        made = next(iter(result["scores"].values()))["made"]
+        rows.append([result["run"], str(made["date"])[:10], str(made["commit"]), str(made["cpu"]), str(made["gpu"] or "none")])
+    return _table(["run", "date", "commit", "processor", "GPU"], rows)
+
+
+def _interval(statistics: Mapping[str, Any]) -> str:
+    if statistics["mean"] is None:
+        return "–"
+    return f"{statistics['mean']:.3f} ({statistics['ci95_low']:.3f} … {statistics['ci95_high']:.3f})"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,44 @@
+"""Runs of ``python -m monai.bundle run`` as processes of their own, each with a log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from custom_components.errors import InputError
+
+__all__ = ["bundle_command", "run_logged"]
+
+
+def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> list[str]:
+    """The command that runs a bundle's configuration.
+
+    Args:
+        values: overrides by name, ``config_file`` among them (a path, or a list of them).
+        more: further arguments, as they are.
+    """
+    listed = []
+    for key, value in values.items():
+        listed += [f"--{key}", str([str(v) for v in value]) if isinstance(value, (list, tuple)) else str(value)]
+    return [sys.executable, "-m", "monai.bundle", "run", *listed, *more]
+
+
+def run_logged(command: Sequence[str], log: Path) -> None:
+    """Run a command to its end, its output appended to a log.
+
+    Raises:
+        InputError: it failed; the message has the log's last line.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n")
+        file.flush()
+        environment = {**os.environ, "TQDM_DISABLE": "1"}  # bars are for people, a log is read later
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-1]
+        raise InputError(f"{log}: the run ended with an error ({last.strip()}); mend it and give the same command again")

@@ -1,0 +1,151 @@
+"""Train the universal network and what it is compared with, at equal steps per domain, and score all of them.
+
+(universal) one network for all domains; (independent) the same network for each domain alone; (independent_dense) a network of
+dense filters for each, as in the paper; (shared) one dense network without adapters; (added) an adapter for each domain on a
+frozen trunk that was trained on the others. Every network is scored on the validation cases of the fold, which take no part in
+its training; nothing is chosen by these scores.
+
+A run that was stopped goes on where it was when the same command is given again; what is done is not done twice. Each run has a
+folder RUNS_DIR/<run> with a log; RESULTS_DIR/<run>.json says what it reached and how. scripts/results_page.py makes a page of
+these.
+
+Example:
+
+    python scripts/compare_setups.py DATA_DIR --epochs 8 --steps 75 --setups universal,independent --runs-dir runs/setups
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from custom_components.errors import InputError
+from custom_components.training.running import bundle_command, run_logged
+from custom_components.training.setups import SETUPS, Budget, Run, planned_runs
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+BUNDLE = Path("bundles") / "universal_segmentation"
+
+app = typer.Typer(add_completion=False)
+console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command(help=__doc__)
+def compare_setups(
+    data_dir: Annotated[Path, typer.Argument(help="Folder that holds the Decathlon folders (TaskNN_Name).", show_default=False)],
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of every network.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each domain in an epoch.")] = 75,
+    setups: Annotated[str, typer.Option(help=f"Which, of {', '.join(SETUPS)}; in this order.")] = ",".join(SETUPS),
+    fold: Annotated[int, typer.Option(min=0, help="Whose validation cases judge.")] = 0,
+    runs_dir: Annotated[Path, typer.Option(help="Folders of the runs.")] = Path("runs/setups"),
+    results_dir: Annotated[Path, typer.Option(help="Results, one JSON per run.")] = Path("docs/results"),
+    bundle: Annotated[Path, typer.Option(help="The universal bundle.")] = BUNDLE,
+    option: Annotated[list[str] | None, typer.Option(help="More for every training: --option '--lr 0.002'.")] = None,
+) -> None:
+    try:
+        domains = _domains(bundle, data_dir)
+        chosen = [name.strip() for name in setups.split(",") if name.strip()]
+        runs = planned_runs(bundle, runs_dir, list(domains), chosen, Budget(epochs, steps))
+        extra = [part for text in option or [] for part in text.split(maxsplit=1)]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("runs", total=len(runs))
+            for run in runs:
+                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, fold, extra, progress, task)
+                progress.advance(task)
+    except (InputError, ValueError) as error:
+        console.print(f"Error: {' '.join(str(error).split())}", style="red")
+        raise typer.Exit(1) from None
+
+
+class Folders:
+    """Where things are."""
+
+    def __init__(self, data: Path, runs: Path, results: Path, bundle: Path) -> None:
+        self.data, self.runs, self.results, self.bundle = data, runs, results, bundle
+
+
+def _domains(bundle: Path, data_dir: Path) -> dict[str, str]:
+    """Domain to the name of its folder in ``data_dir``, as the bundle's train.json has them; all must be there."""
+    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+    folders = {name: Path(config["dataset_dirs"][name].split("'")[1]).name for name in config["domains"]}
+    if missing := [folder for folder in folders.values() if not (data_dir / folder / "dataset.json").is_file()]:
+        raise InputError(f"{data_dir}: has no {missing[0]} with a dataset.json; download the data set, or give another folder")
+    return folders
+
+
+def _do(
+    run: Run, folders: Folders, domains: dict[str, str], fold: int, extra: list[str], progress: Progress, task: TaskID
+) -> None:
+    folder = folders.runs / run.name
+    done = folders.results / f"{run.name}.json" if run.setup else folder / "trained.json"
+    if done.is_file():
+        console.print(f"{done}: is there already, {run.name} skipped")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    progress.update(task, description=f"{run.name}: training")
+    data = ("--dataset_dir", str(folders.data), "--fold", str(fold))
+    command = bundle_command({}, [*run.train, *data, *extra])
+    run_logged(command, folder / "train.log")
+    scores = {}
+    for name in run.judged:
+        progress.update(task, description=f"{run.name}: scoring {name}")
+        scores[name] = _score(run, name, folders, domains[name], fold)
+    _write(done, _result(run, folder, command, str(folders.data), scores))
+
+
+def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> dict[str, Any]:
+    folder = folders.runs / run.name
+    arguments = {
+        "config_file": folders.bundle / "configs" / "evaluate.json",
+        "bundle_root": folders.bundle,
+        "domain_name": name,
+        "ckpt_dir": folder / "models",
+        "output_dir": folder / "scores" / name,
+        "dataset_dir": folders.data / dataset,
+        "fold": fold,
+    }
+    run_logged(bundle_command(arguments, run.evaluate), folder / f"score_{name}.log")
+    return dict(json.loads((folder / "scores" / name / "scores.json").read_text(encoding="utf-8")))
+
+
+def _result(run: Run, folder: Path, command: list[str], data_dir: str, scores: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from custom_components.weights import load_network
+
+    network = load_network(folder / "models")
+    state = torch.load(folder / "models" / "last.pt", map_location="cpu", weights_only=True)
+    parameters = {"trunk": sum(p.numel() for p in network.trunk.parameters())}
+    parameters |= {name: sum(p.numel() for p in adapter.parameters()) for name, adapter in network.domains.items()}
+    return {
+        "run": run.name,
+        "setup": run.setup,
+        "domains": list(run.domains),
+        "steps": state["iteration"],
+        "steps_per_domain": state["iteration"] // len(run.domains),
+        "training_seconds": round(state["seconds"], 1) if state.get("seconds") else None,
+        "parameters": parameters,
+        "trunk_fingerprint": network.trunk_fingerprint(),
+        "command": " ".join(["python", *command[1:]]).replace(data_dir, "DATA_DIR"),
+        "scores": scores,
+    }
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    from custom_components.data import atomic_path
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

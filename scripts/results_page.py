@@ -1,0 +1,39 @@
+"""Write docs/RESULTS.md from the results of scripts/compare_setups.py.
+
+python scripts/results_page.py
+python scripts/results_page.py --results-dir docs/results --output docs/RESULTS.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from custom_components.data import atomic_path
+from custom_components.errors import InputError
+from custom_components.training.results_page import read_results, results_page
+
+app = typer.Typer(add_completion=False)
+console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command(help=__doc__)
+def make_page(
+    results_dir: Annotated[Path, typer.Option(help="Folder with a JSON per run.")] = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/RESULTS.md"),
+) -> None:
+    try:
+        page = results_page(read_results(results_dir))
+        with atomic_path(output) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    except InputError as error:
+        console.print(f"Error: {' '.join(str(error).split())}", style="red")
+        raise typer.Exit(1) from None
+    print(output)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,83 @@
+"""``scripts/compare_setups.py`` on two phantom domains: results, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from custom_components.weights import load_network
+from scripts.compare_setups import app
+from tests.bundles.universal_runs import two_domains
+
+
+@pytest.fixture(scope="module")
+def own_bundle(repository: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The universal bundle with two phantom domains, and the folder of their data."""
+    folder = tmp_path_factory.mktemp("own")
+    copy = folder / "universal_segmentation"
+    shutil.copytree(repository / "bundles" / "universal_segmentation" / "configs", copy / "configs")
+    made = two_domains(folder, bundle)
+    shutil.rmtree(copy / "configs" / "domains")
+    (copy / "configs" / "domains").mkdir()
+    for path in map(Path, made["domains"]):
+        shutil.move(path, copy / "configs" / "domains" / path.name)
+    train = copy / "configs" / "train.json"
+    values = json.loads(train.read_text())
+    values.update(
+        domains=["alpha", "beta"],
+        dataset_dirs={name: f"$@dataset_dir + '/{Path(path).name}'" for name, path in made["dataset_dirs"].items()},
+        channels=[4, 4, 8],
+        device="$torch.device('cpu')",
+    )
+    values["loss"]["weights"] = [1.0, 0.5]
+    train.write_text(json.dumps(values))
+    evaluate = copy / "configs" / "evaluate.json"
+    values = json.loads(evaluate.read_text())
+    values["device"] = "$torch.device('cpu')"
+    evaluate.write_text(json.dumps(values))
+    return copy, folder
+
+
+def compare(bundle: Path, data: Path, folder: Path, *options: str) -> Result:
+    places = ["--bundle", str(bundle), "--runs-dir", str(folder / "runs"), "--results-dir", str(folder / "results")]
+    return CliRunner().invoke(app, [str(data), "--epochs", "1", "--steps", "1", *places, *options], env={"COLUMNS": "200"})
+
+
+def test_every_domain_gets_a_result_and_what_is_done_is_not_done_again(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = own_bundle
+    result = compare(bundle, data, tmp_path, "--setups", "independent")
+    assert result.exit_code == 0, result.output
+    for name, cases in (("alpha", 2), ("beta", 1)):
+        report = json.loads((tmp_path / "results" / f"independent_{name}.json").read_text())
+        assert (report["setup"], report["domains"], report["steps_per_domain"]) == ("independent", [name], 1)
+        assert len(report["scores"][name]["cases"]) == cases
+        network = load_network(tmp_path / "runs" / f"independent_{name}" / "models")
+        assert sum(report["parameters"].values()) == sum(p.numel() for p in network.parameters())
+        assert report["trunk_fingerprint"] == network.trunk_fingerprint()
+        assert report["training_seconds"] > 0
+        assert str(data) not in json.dumps(report)
+    logs = {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
+    again = compare(bundle, data, tmp_path, "--setups", "independent")
+    assert again.exit_code == 0, again.output
+    assert "skipped" in again.output
+    assert logs == {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
+
+
+def test_a_run_that_fails_names_its_log_and_leaves_no_result(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = own_bundle
+    result = compare(bundle, data, tmp_path, "--setups", "independent", "--option", "--channels [4]")
+    assert result.exit_code == 1
+    assert "train.log" in result.output
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_data_are_named_before_anything_starts(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, _ = own_bundle
+    result = compare(bundle, tmp_path, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "has no Task97_Alpha" in result.output
+    assert not (tmp_path / "out").exists()

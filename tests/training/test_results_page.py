@@ -1,0 +1,104 @@
+"""The page of results: numbers recomputed from the cases, and what must not be put side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from custom_components.errors import InputError
+from custom_components.training import summarise
+from custom_components.training.results_page import paired_difference, read_results, results_page
+from scripts.results_page import app
+
+MADE = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "cpu": "a processor", "gpu": None}
+
+
+def report(seed: int, shift: float, classes: tuple[str, ...]) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    cases = {f"case_{i}": {c: {"dice": round(float(rng.uniform(0.5, 0.8)) + shift, 6)} for c in classes} for i in range(12)}
+    return {"cases": cases, "summary": summarise(cases), "made": MADE}
+
+
+def result(run: str, setup: str, scores: dict[str, Any], steps: int = 100) -> dict[str, Any]:
+    return {
+        "run": run,
+        "setup": setup,
+        "domains": list(scores),
+        "steps_per_domain": steps,
+        "training_seconds": 1800.0,
+        "parameters": {"trunk": 1000, **dict.fromkeys(scores, 250)},
+        "command": "python",
+        "scores": scores,
+    }
+
+
+@pytest.fixture
+def results() -> list[dict[str, Any]]:
+    liver, heart = ("liver", "tumour"), ("atrium",)
+    return [
+        result("universal", "universal", {"liver_ct": report(0, 0.1, liver), "heart_mri": report(1, 0.0, heart)}),
+        result("independent_liver_ct", "independent", {"liver_ct": report(0, 0.0, liver)}),
+        result("independent_heart_mri", "independent", {"heart_mri": report(1, 0.05, heart)}),
+    ]
+
+
+def cells(page: str, row: str) -> list[str]:
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {row}")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_every_number_is_that_of_the_cases(results: list[dict[str, Any]]) -> None:
+    page = results_page(results)
+    cases = results[0]["scores"]["liver_ct"]["cases"]
+    tumour = np.mean([case["tumour"]["dice"] for case in cases.values()])
+    mean = np.mean([np.mean([s["dice"] for s in case.values()]) for case in cases.values()])
+    assert cells(page, "liver_ct, tumour (12)")[0].startswith(f"{tumour:.3f} (")
+    assert cells(page, "**liver_ct, mean** (12)")[0].startswith(f"{mean:.3f} (")
+    heart = np.mean([case["atrium"]["dice"] for case in results[0]["scores"]["heart_mri"]["cases"].values()])
+    assert cells(page, "**mean over domains**")[0] == f"**{(mean + heart) / 2:.3f}**"
+    # Every case differs by the same: so does their mean, and so do both ends of the interval.
+    liver, heart_difference, both = cells(page, "universal | +")[-3:] if "| universal | +" in page else []
+    assert liver == "+0.100 (+0.100 … +0.100)"
+    assert heart_difference == "-0.050 (-0.050 … -0.050)"
+    assert both == "+0.025"
+    assert re.search(r"\| independent \| 2 \| 2,500 \| 250 … 250 \| 1.0 \|", page)
+
+
+def test_differences_are_of_the_cases_that_both_have() -> None:
+    first, second = report(0, 0.0, ("a",))["cases"], report(5, 0.0, ("a",))["cases"]
+    only = {name: first[name] for name in ("case_3", "case_7")}
+    mean, low, high = paired_difference(only, second) or (0, 0, 0)
+    expected = [first[c]["a"]["dice"] - second[c]["a"]["dice"] for c in only]
+    assert mean == pytest.approx(np.mean(expected))
+    assert (low, high) == (pytest.approx(min(expected)), pytest.approx(max(expected)))
+    assert paired_difference(only, {}) is None
+
+
+def test_other_budgets_do_not_stand_beside_each_other(results: list[dict[str, Any]]) -> None:
+    results[1]["steps_per_domain"] = 50
+    with pytest.raises(InputError, match="50, 100 steps"):
+        results_page(results)
+
+
+def test_the_script_writes_the_page_and_refuses_other_files(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    output = tmp_path / "RESULTS.md"
+    call = ["--results-dir", str(folder), "--output", str(output)]
+    assert "has no results" in CliRunner().invoke(app, call).output
+    for item in results:
+        (folder / f"{item['run']}.json").write_text(json.dumps(item))
+    assert CliRunner().invoke(app, call).exit_code == 0
+    assert output.read_text() == results_page(read_results(folder))
+    before = output.read_text()
+    (folder / "scores.json").write_text("{}")
+    refused = CliRunner().invoke(app, call)
+    assert refused.exit_code == 1
+    assert "scores.json" in refused.output
+    assert output.read_text() == before
