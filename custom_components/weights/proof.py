@@ -88,9 +88,9 @@ def prove_unchanged(
         if now is not None:
             differences += _compared(was, now, f"adapter of {name}")
             differences += _described(name, old.domains[name], new.domains[name], notes)
-        own = new_network if new_network is not None and name in new_network.domains else None
+        own = (new_network, new.domains[name]) if new_network is not None and name in new_network.domains else None
         given = images.get(name, images.get("", []))
-        outputs = _outputs(name, (old_network, old.domains[name]), own and (own, new.domains[name]), given, max_voxels, notes)
+        outputs = _outputs(name, (old_network, old.domains[name]), own, given, max_voxels, notes)
         found["outputs"] = outputs
         differences += [
             f"{name}, {output['input']}: {what} differ"

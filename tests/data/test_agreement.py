@@ -49,7 +49,7 @@ def check(folder: Path, described: Domain, **changes: Any) -> None:
         (
             {"labels": {"background": 0, "hippocampus": 1}, "label_merges": {"2": 1}},
             {"labels": {"0": "background", "1": "Hippocampus", "2": "rest"}},
-        ),  # fmt: skip
+        ),
         ({"labels": {"background": 0, "anterior": 1}, "label_merges": {"2": 0}}, {}),
         ({"labels": {"background": 0, "whole": 1}, "label_merges": {"7": 1}}, {"labels": {"0": "background", "7": "whole"}}),
         ({"channels": ["T2", "ADC"]}, {"modality": {"0": "T2", "1": "ADC"}}),
@@ -74,7 +74,7 @@ def test_what_agrees_is_silent(
             {"labels": {"background": 0, "posterior": 1, "anterior": 2}},
             {},
             "has 'Posterior' as 2, domain 'hippocampus_mri' has 'posterior' as 1",
-        ),  # fmt: skip
+        ),
         ({"label_merges": {"3": 2}}, {"labels": {"0": "background", "1": "a", "2": "b", "3": "Anterior"}}, "has 'Anterior' as 3"),
         ({}, {"labels": {"0": "Anterior", "1": "background", "2": "Posterior"}}, "'labels' has '"),
     ],
