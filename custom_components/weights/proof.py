@@ -90,7 +90,10 @@ def prove_unchanged(
             differences += _described(name, old.domains[name], new.domains[name], notes)
         own = (new_network, new.domains[name]) if new_network is not None and name in new_network.domains else None
         given = images.get(name, images.get("", []))
-        outputs = _outputs(name, (old_network, old.domains[name]), own, given, max_voxels, notes)
+        domain = old.domains[name]
+        if domain is None and own is not None and own[1] is not None and own[1].network == old_network.config["domains"][name]:
+            domain = own[1]  # a copy of models alone: the description that there is serves both
+        outputs = _outputs(name, (old_network, domain), own, given, max_voxels, notes)
         found["outputs"] = outputs
         differences += [
             f"{name}, {output['input']}: {what} differ"
@@ -171,7 +174,8 @@ def _described(name: str, before: Domain | None, after: Domain | None, notes: li
     if before is None or after is None:
         if before is not None:
             return [f"description of {name}: is missing"]
-        notes.append(f"{name}: has no description before, so a patch was compared, and no segmentation")
+        how = "patches were compared, and no segmentation" if after is None else "that of the state after was used for both"
+        notes.append(f"{name}: has no description before; {how}")
         return []
     fields = [field for field in type(before).model_fields if getattr(before, field) != getattr(after, field)]
     if of_training := [field for field in fields if field in NOT_OF_OUTPUTS]:

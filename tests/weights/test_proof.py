@@ -76,14 +76,22 @@ def test_the_hashes_are_of_the_outputs(states: tuple[Path, Path]) -> None:
     assert proof["domains"]["heart_mri"]["outputs"][0]["logits_after"] == fingerprint({"logits": logits})
 
 
-def test_green_after_adding_a_domain(states: tuple[Path, Path]) -> None:
-    before, after = states
+def test_green_after_adding_a_domain(states: tuple[Path, Path], tmp_path: Path) -> None:
+    """A copy of the models folder is enough: the descriptions are the bundle's."""
+    before, after = shutil.copytree(states[0] / "models", tmp_path / "copy" / "of_models"), states[1]
     network = load_network(after / "models")
     network.add_domain(KNEE.name, KNEE.network)
     save_bundle_weights(network, after / "models")
-    proof = prove_unchanged(before / "models", after / "models")
+    proof = prove_unchanged(before, after)
     assert (proof["verdict"], proof["added"]) == ("unchanged", ["knee_mri"])
-    assert all("no description" in note for note in proof["notes"]) and len(proof["notes"]) == 2
+    assert all("no description before; that of the state after" in note for note in proof["notes"]) and len(proof["notes"]) == 2
+    assert all(len(domain["outputs"]) == 3 for domain in proof["domains"].values())
+
+    # Without any description: patches of four times the strides' product.
+    alone = shutil.copytree(after / "models", tmp_path / "alone" / "models_after")
+    proof = prove_unchanged(before, alone)
+    assert proof["verdict"] == "unchanged" and "no segmentation" in proof["notes"][0]
+    assert [output["input"][:20] for output in proof["domains"]["heart_mri"]["outputs"]] == ["random patch 8×16×16"] * 2
 
 
 def flip(path: Path, key: str, mend: bool) -> None:
