@@ -96,7 +96,7 @@ def prove_unchanged(
         outputs = _outputs(name, (old_network, domain), own, given, max_voxels, notes)
         found["outputs"] = outputs
         differences += [
-            f"{name}, {output['input']}: {what} differ"
+            f"{name}, {output['input']}: {what} differ" + (f" ({output['error_after']})" if "error_after" in output else "")
             for output in outputs
             for what in ("logits", "label")
             if own is not None and output.get(f"{what}_before") != output.get(f"{what}_after")
