@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -46,9 +47,10 @@ def list_(bundle: Bundle) -> None:
 
     with _reported():
         found, faults = list_adapters(bundle), check_bundle(bundle)
-        table = Table(title=f"{bundle}", title_justify="left")
+        table = Table(title=f"{bundle}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         for column in ("domain", "organ", "modality", "classes", "parameters", "file", "trunk", "licence"):
-            table.add_column(column, justify="right" if column in ("parameters", "file") else "left", overflow="fold")
+            number, words = column in ("parameters", "file"), column in ("organ", "classes", "licence")
+            table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=not words)
         for adapter in found:
             domain = adapter.domain
             table.add_row(

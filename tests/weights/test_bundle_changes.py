@@ -240,7 +240,8 @@ def test_a_removal_that_is_killed_is_completed_by_the_next(bundle: Path, tmp_pat
                 break
             states.add(tuple(name for name in files(folder) if "liver" in name))
             assert "heart_mri" in load_network(folder / "models").domains
-            remove_adapter(folder, "liver_ct")
+            if check_bundle(folder) or "liver_ct" in load_network(folder / "models").domains:  # not killed at the very end
+                remove_adapter(folder, "liver_ct")
             assert check_bundle(folder) == [] and set(load_network(folder / "models").domains) == {"heart_mri"}
             assert (folder / "models" / "removed" / "liver_ct.safetensors").is_file()
     assert len(states) > 2
