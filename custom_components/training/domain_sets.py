@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, Dataset
+from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import ConcatDataset
 
-from custom_components.data import datalist
+from custom_components.data import check_agreement, datalist, read_dataset
 from custom_components.domain import Domain, NetworkShape
 from custom_components.errors import InputError
 
@@ -131,9 +131,16 @@ class DomainSets(Mapping[str, DomainSet]):
         return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
     @cached_property
-    def training_sets(self) -> dict[str, Dataset]:
-        """Cases whose items are patches."""
-        return {name: self._cached(item.training, item.training_transform, name) for name, item in self.items()}
+    def training_sets(self) -> dict[str, CacheDataset]:
+        """Cases whose items are patches.
+
+        Raises:
+            InputError: no case of a domain that was prepared has a voxel of any class.
+        """
+        sets = {name: self._cached(item.training, item.training_transform, name) for name, item in self.items()}
+        for name, dataset in sets.items():
+            _must_have_foreground(name, dataset)
+        return sets
 
     @cached_property
     def validation_set(self) -> ConcatDataset[Any]:
@@ -178,11 +185,22 @@ def _domain_set(
     parser.update(dict(overrides))
     parser["domain"] = domain
     parts = [parser.get_parsed_content(part) for part in ("training", "validation", "inferer", "postprocessing")]
+    check_agreement(domain, read_dataset(dataset_dir))
     training, validation = (
         [{**case, "domain": domain.name} for case in datalist(dataset_dir, section, fold, folds)]
         for section in ("training", "validation")
     )
     return DomainSet(domain, training, validation, *parts)
+
+
+def _must_have_foreground(name: str, dataset: CacheDataset) -> None:
+    prepared: Any = dataset._cache
+    labels = [item["label"] for item in prepared if "label" in item]
+    if labels and not any(bool(torch.as_tensor(label).any()) for label in labels):
+        raise InputError(
+            f"domain '{name}': none of its {len(labels)} prepared training cases has a voxel of any class; see to its labels "
+            "and label_merges"
+        )
 
 
 def _case_bytes(case: dict[str, Any], transform: Compose) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
         ({"domains": [first, str(tmp_path / "none.json")]}, "cannot be read"),
         ({"folds": str(_absent_cases(tmp_path))}, "cases that"),
         ({"chain": str(tmp_path / "chain.json")}, "no such file"),
+        ({"dataset_dirs": {"alpha": folders["beta"], "beta": folders["beta"]}}, "2 channels"),
     ]
     for change, words in cases:
         arguments = {"domains": [first, second], "dataset_dirs": folders, "chain": chain, **change}
@@ -205,6 +207,17 @@ def _absent_cases(folder: Path) -> Path:
     path = folder / "folds.json"
     path.write_text(json.dumps({"fold0": {"train": ["nobody"], "val": ["phantom_000"]}}))
     return path
+
+
+def test_a_domain_without_foreground_is_refused(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    empty = tmp_path / "Task97_Alpha"
+    shutil.copytree(domains["dataset_dirs"]["alpha"], empty)
+    for path in (empty / "labelsTr").glob("*.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    sets = DomainSets(domains["domains"][:1], {"alpha": empty}, universal / "configs" / "chain.json")
+    with pytest.raises(InputError, match="'alpha': none of its 4 prepared"):
+        _ = sets.training_sets
 
 
 def test_a_memory_budget_keeps_that_share_of_the_cases(universal: Path, domains: dict[str, Any]) -> None:
