@@ -1,0 +1,176 @@
+"""Name, modality, channels and labels of a domain, from what dataset.json says and the files hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from custom_components.errors import InputError
+from custom_components.planning.decisions import Decision, Decisions
+from custom_components.planning.facts import DatasetFacts
+
+__all__ = ["class_values", "plan_classes", "plan_input"]
+
+_MR = re.compile(r"\b(mri?|t1\w*|t2\w*|flair|adc|dwi|pd\w*|swi|cine|bold)\b|magnetic", re.IGNORECASE)
+_CT = re.compile(r"\b(cb)?cta?\b|tomography", re.IGNORECASE)
+
+Modality = Literal["MR", "CT"]
+
+
+def plan_input(facts: DatasetFacts, modality: Modality | None) -> Decisions:
+    """Modality and channels.
+
+    Raises:
+        InputError: dataset.json does not tell the modality and none was given, or cases differ in their channels.
+    """
+    counts: dict[int, str] = {}
+    for case in facts.cases:
+        counts.setdefault(len(case.channels), case.name)
+    if len(counts) > 1:
+        told = ", ".join(f"{name} has {number}" for number, name in sorted(counts.items()))
+        raise InputError(f"{facts.task}: cases differ in their number of channels ({told}); a domain has one")
+    (number,) = counts
+    if facts.channels and len(facts.channels) != number:
+        raise InputError(
+            f"{facts.task}: dataset.json names {len(facts.channels)} channels ({', '.join(facts.channels)}), the images have {number}"
+        )
+    decided = _modality(facts, modality)
+    names = list(facts.channels) or [{"MR": "MRI", "CT": "CT"}[decided.value]] * number
+    why = "'modality' of dataset.json, in its order" if facts.channels else "dataset.json names none; counted in the images"
+    if len(set(names)) < len(names):
+        names = [f"{name} {index}" if names.count(name) > 1 else name for index, name in enumerate(names, 1)]
+        why += "; numbered, for the names were equal"
+    return {"modality": decided, "channels": Decision(names, why)}
+
+
+def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) -> Decisions:
+    """Labels, merges, and what happens to values that are neither.
+
+    A class keeps its value as index where the indices have no gap then; classes with higher values fill the gaps.
+
+    Raises:
+        InputError: no class, equal names, a class without a voxel anywhere, values that dataset.json does not name (with
+            ``refuse``), or merges that domain.json cannot express.
+    """
+    classes = _class_names(facts)
+    _check_present(facts, classes)
+    strays = _strays(facts, classes)
+    if strays and stray == "refuse":
+        value, cases = next(iter(strays.items()))
+        others = f", and of {', '.join(str(v) for v in strays if v != value)}" if len(strays) > 1 else ""
+        raise InputError(
+            f"{facts.task}: {cases[0]} has voxels of label value {value} ({len(cases)} of {len(facts.cases)} cases have{others}), which "
+            "dataset.json does not name: name it there, --merge it into a class, or let it count as background with --stray background"
+        )
+    indices = class_values(classes)
+    merges = {value: index for value, index in indices.items() if value != index}
+    for value, target in facts.merges.items():
+        if target and target not in classes:
+            raise InputError(f"--merge {value}:{target}: dataset.json names no label {target}; it has {_listed(classes)}")
+        merges[value] = indices[target] if target else 0
+    if taken := sorted(set(merges) & set(indices.values())):
+        raise InputError(
+            f"label value {taken[0]} is {'merged into another' if taken[0] in facts.merges else 'moved'}, but {taken[0]} is also the index "
+            f"of a class among {len(classes)}; number the classes that stay 1 to {len(classes)} in the files first"
+        )
+    labels = {"background": 0, **{classes[value]: index for value, index in sorted(indices.items(), key=lambda i: i[1])}}
+    return {
+        "labels": Decision(labels, _labels_why(facts, classes)),
+        "label_merges": Decision(merges, _merges_why(facts, indices)),
+        "stray_labels": Decision(stray, _stray_why(facts, strays)),
+    }
+
+
+def class_values(classes: Mapping[int, str] | Mapping[int, int]) -> dict[int, int]:
+    """Label value → class index without gaps: values up to the number of classes keep theirs, others fill what is free."""
+    number = len(classes)
+    kept = [value for value in sorted(classes) if value <= number]
+    free = iter([index for index in range(1, number + 1) if index not in kept])
+    return {value: value if value in kept else next(free) for value in sorted(classes)}
+
+
+def _modality(facts: DatasetFacts, modality: Modality | None) -> Decision:
+    named = ", ".join(facts.channels) or "nothing"
+    if modality is not None:
+        return Decision(modality, f"given; dataset.json says {named}")
+    mr, ct = ([bool(pattern.search(channel)) for channel in facts.channels] for pattern in (_MR, _CT))
+    if facts.channels and all(mr) and not any(ct):
+        return Decision("MR", f"dataset.json says {named}")
+    if facts.channels and all(ct) and not any(mr):
+        return Decision("CT", f"dataset.json says {named}")
+    what = "both MR and CT" if any(mr) and any(ct) else "neither MR nor CT"
+    raise InputError(
+        f"{facts.task}: its channels ({named}) tell {what}, and a domain has one modality, which decides how intensities are read; "
+        "give --modality MR or --modality CT"
+    )
+
+
+def _class_names(facts: DatasetFacts) -> dict[int, str]:
+    named = {value: _identifier(name) for value, name in facts.labels.items() if value != 0}
+    if not named:
+        raise InputError(f"{facts.task}: dataset.json names no label beside the background; name them under 'labels'")
+    if wrong := [value for value in named if not 0 < value <= 255]:
+        raise InputError(f"{facts.task}: dataset.json names label value {wrong[0]}; values must lie between 1 and 255")
+    for value, name in named.items():
+        if name == "background" or list(named.values()).count(name) > 1 or not name:
+            raise InputError(
+                f"{facts.task}: label {value} is called '{facts.labels[value]}' in dataset.json, which is the background's name, another "
+                "label's or empty; give every label a name of its own"
+            )
+    return named
+
+
+def _check_present(facts: DatasetFacts, classes: Mapping[int, str]) -> None:
+    present = {value for case in facts.cases for value, label in case.labels.items() if label.voxels}
+    if not present & set(classes):
+        raise InputError(f"{facts.task}: no case has a voxel of {_listed(classes)}: there is nothing to learn; check labelsTr")
+    if absent := [value for value in classes if value not in present]:
+        raise InputError(
+            f"{facts.task}: no case has a voxel of {_listed({v: classes[v] for v in absent})}; take it off 'labels' of dataset.json"
+        )
+
+
+def _strays(facts: DatasetFacts, classes: Mapping[int, str]) -> dict[int, list[str]]:
+    """Values that are no class → names of the cases that have them."""
+    found: dict[int, list[str]] = {}
+    for case in facts.cases:
+        for value, label in case.labels.items():
+            if value not in classes and label.voxels:
+                found.setdefault(value, []).append(case.name)
+    return dict(sorted(found.items()))
+
+
+def _labels_why(facts: DatasetFacts, classes: Mapping[int, str]) -> str:
+    shares = {}
+    for value, name in classes.items():
+        parts = [case.labels[value].voxels / case.foreground for case in facts.cases if value in case.labels and case.foreground]
+        shares[name] = sum(parts) / len(parts)
+    told = ", ".join(f"{name} {share:.2g} %" for name, share in ((n, 100 * s) for n, s in shares.items()))
+    rare = min(shares, key=lambda name: shares[name])
+    extra = f"; rarest: {rare}" if len(shares) > 1 else ""
+    return f"'labels' of dataset.json; mean share of the labelled voxels: {told}{extra}"
+
+
+def _merges_why(facts: DatasetFacts, indices: Mapping[int, int]) -> str:
+    parts = [f"--merge {value}:{target}" for value, target in facts.merges.items()]
+    parts += [f"value {value} becomes class {index}, for indices have no gaps" for value, index in indices.items() if value != index]
+    return "; ".join(parts) or "values are class indices already"
+
+
+def _stray_why(facts: DatasetFacts, strays: Mapping[int, list[str]]) -> str:
+    if not strays:
+        return f"no value outside 'labels' of dataset.json in {len(facts.cases)} cases"
+    told = ", ".join(
+        f"{value} ({sum(case.labels[value].voxels for case in facts.cases if case.name in set(names))} voxels in {len(names)} cases)"
+        for value, names in strays.items()
+    )
+    return f"--stray background; dataset.json does not name {told}"
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+
+
+def _listed(classes: Mapping[int, str]) -> str:
+    return ", ".join(f"{value} ({name})" for value, name in sorted(classes.items()))
