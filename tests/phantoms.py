@@ -13,6 +13,8 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from custom_components.domain import Domain
+
 SHAPE = (30, 40, 32)
 # Mean intensities of background, anterior and posterior: a threshold at 150 and 250 is an oracle.
 INTENSITIES = (100.0, 300.0, 200.0)
@@ -158,6 +160,67 @@ def decathlon(
         "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
     }
     (root / "dataset.json").write_text(json.dumps(described, indent=1))
+    return root
+
+
+def domain_like(
+    domain: Domain, shape: tuple[int, int, int], seed: int = 0, zero_outside: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A body with one ellipsoid per class, as a domain's modality, channels and labels have it.
+
+    Args:
+        domain: whose channels, classes and merged label values; a value that is merged lies within the class it goes to.
+        shape: voxels, x, y, z.
+        seed: of the radii and the noise.
+        zero_outside: a CT as HU + 1024 that is 0 outside the body, in place of HU with air outside.
+
+    Returns:
+        image, float32, (X, Y, Z) or with several channels (X, Y, Z, C), and label, uint8.
+    """
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"), axis=-1)
+    label = np.zeros(shape, dtype=np.uint8)
+    body = (grid[..., :2] ** 2).sum(axis=-1) <= 0.95
+    count = len(domain.classes)
+    for index in range(1, count + 1):
+        turn = 2 * np.pi * index / count
+        centre = np.array([0.5 * np.cos(turn), 0.5 * np.sin(turn), 0.0]) if count > 1 else np.zeros(3)
+        radii = np.array([0.3, 0.3, 0.8]) * rng.uniform(0.9, 1.1, 3)
+        distance = (((grid - centre) / radii) ** 2).sum(axis=-1)
+        label[distance <= 1] = index
+        for value, target in domain.label_merges.items():
+            if target == index:
+                label[distance <= 0.3] = value
+    contrast = np.zeros(256, dtype=np.float32)
+    for value in np.unique(label):
+        contrast[value] = 60 * value
+    base = {"MR": 200.0, "CT": 40.0}[domain.modality]
+    image = base + contrast[label] + rng.normal(0, 8, shape).astype(np.float32)
+    if domain.modality == "CT":
+        image = np.where(body, image + 1024, 0) if zero_outside else np.where(body, image, -1000)
+    else:
+        image = np.where(body, image, np.abs(rng.normal(0, 8, shape)) + 1)
+    if domain.in_channels > 1:
+        image = np.stack([image if c % 2 == 0 else image.max() + 1 - image for c in range(domain.in_channels)], axis=-1)
+    return image.astype(np.float32), label
+
+
+def decathlon_of(folder: Path, domain: Domain, task: str, shape: tuple[int, int, int], cases: int = 5, **how: bool) -> Path:
+    """A Decathlon folder of `domain_like` cases on the domain's own spacing; returns ``folder / task``."""
+    root = folder / task
+    names = [f"case_{index}" for index in range(cases)]
+    affine = affine_of(domain.spacing[::-1])
+    for index, name in enumerate(names):
+        image, label = domain_like(domain, shape, index, **how)
+        save_nifti(root / "imagesTr" / f"{name}.nii.gz", image, affine)
+        save_nifti(root / "labelsTr" / f"{name}.nii.gz", label, affine)
+    described = {
+        "name": domain.name,
+        "modality": {str(index): name for index, name in enumerate(domain.channels)},
+        "labels": {str(index): name for name, index in domain.labels.items()},
+        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
+    }
+    (root / "dataset.json").write_text(json.dumps(described))
     return root
 
 

@@ -97,11 +97,13 @@ class Segmenter:
             InputError: the folder is no bundle, its domain or weights are missing or do not fit, or see the constructor.
         """
         from custom_components.weights import load_network  # builds networks: not needed with a network at hand
+        from custom_components.weights.model import check_trained
 
         bundle = Path(bundle_dir)
         if not bundle.is_dir():
             raise InputError(f"{bundle}: is no folder; give a bundle's, such as bundles/hippocampus_mri_segmentation")
         domain = Domain.from_file(bundle / "configs" / "domain.json")
+        check_trained(bundle / "models", "trunk.safetensors")
         return cls(domain, load_network(bundle / "models", domain).select(domain.name), device, flips)
 
     @torch.no_grad()

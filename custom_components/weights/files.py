@@ -18,7 +18,15 @@ from safetensors.torch import save as encode_safetensors
 
 from custom_components.errors import InputError
 
-__all__ = ["WeightsError", "read_pickled", "read_safetensors", "read_tensors", "write_atomically", "write_tensors"]
+__all__ = [
+    "WeightsError",
+    "read_header",
+    "read_pickled",
+    "read_safetensors",
+    "read_tensors",
+    "write_atomically",
+    "write_tensors",
+]
 
 HEADER_KEY = "u2net"
 """The one metadata entry of our safetensors files; its value is JSON. One, because the format does not order entries."""
@@ -97,15 +105,35 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
             text = (file.metadata() or {}).get(HEADER_KEY)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: is damaged or no safetensors file ({_first_line(error)})") from None
+    return tensors, _parse_header(path, text)
+
+
+def read_header(path: str | Path) -> dict[str, Any] | None:
+    """Our JSON header alone, without the tensors (None where the file has none).
+
+    Raises:
+        WeightsError: as `read_safetensors`.
+    """
+    path = Path(path)
+    _must_be_file(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get(HEADER_KEY)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: is damaged or no safetensors file ({_first_line(error)})") from None
+    return _parse_header(path, text)
+
+
+def _parse_header(path: Path, text: str | None) -> dict[str, Any] | None:
     if text is None:
-        return tensors, None
+        return None
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise WeightsError(f"{path}: its header is no JSON object; the file was changed by something else")
-    return tensors, header
+    return header
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any] | None = None) -> None:

@@ -14,7 +14,7 @@ from custom_components.networks import U2Net
 from custom_components.weights import save_state
 
 ROOT = Path(__file__).parents[2]
-BUNDLES = sorted(p.parents[1] for p in ROOT.glob("bundles/*/configs/inference.json"))
+BUNDLES = [p for p in sorted(ROOT.glob("bundles/*")) if p.name in EXPORTED]
 # Of the largest logit: float32's rounding, which every instance norm amplifies, stays below it. TorchScript is compared in
 # float64 as well, where only a wrong graph could differ.
 TOLERANCE = 1e-4

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
+
+from custom_components.domain import Domain
 
 SMALL: dict[str, Any] = {
     "network_def#channels": [4, 4, 8, 8],
@@ -20,9 +23,9 @@ SMALL: dict[str, Any] = {
 
 
 def small_domain(bundle: Path, folder: Path, **changes: Any) -> Path:
-    """The bundle's domain with a patch of 24 × 32 × 24."""
+    """The bundle's domain with a patch of 24 × 32 × 24, and other changes."""
     values = json.loads((bundle / "configs" / "domain.json").read_text())
-    values.update(patch_size=[24, 32, 24], **changes)
+    values.update({"patch_size": [24, 32, 24], **changes})
     path = folder / "domain.json"
     path.write_text(json.dumps(values))
     return path
@@ -39,6 +42,21 @@ def overrides(bundle: Path, data: Path, folder: Path, **more: Any) -> dict[str, 
         "output_dir": str(folder / "out"),
     }
     return {**SMALL, **places, **more}
+
+
+def smallest_patch(domain: Domain) -> tuple[int, int, int]:
+    """What leaves the deepest level two voxels, the fewest that an instance norm takes."""
+    factors = [math.prod(stride[axis] for stride in domain.strides) for axis in range(3)]
+    return factors[0], factors[1], 2 * factors[2]
+
+
+def tiny(bundle: Path, data: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    """Two epochs of one step of any bundle: its channels, labels and strides, on the smallest patch and few filters."""
+    domain = Domain.from_file(bundle / "configs" / "domain.json")
+    values = overrides(bundle, data, folder, steps_per_epoch=1, batch_size=2, **more)
+    values["domain#path"] = str(small_domain(bundle, folder, patch_size=list(smallest_patch(domain))))
+    values["network_def#channels"] = [4, 4, 6, 6, 8, 8][: len(domain.strides) + 1]
+    return values
 
 
 def workflow(bundle: Path, files: Sequence[str], values: dict[str, Any], kind: str = "train") -> ConfigWorkflow:

@@ -154,3 +154,76 @@ def test_weights_that_diverged_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="NaN or infinite"):
         save_bundle_weights(broken, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def header(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["u2net"])
+
+
+NOTES = {
+    "description": DOMAIN,
+    "training": {"steps": 7, "cases": ["a", "b"], "command": None},
+    "metrics": {"dice": 0.9, "undefined": float("nan")},
+    "licence": "CC-BY-SA 4.0",
+}
+
+
+def test_notes_change_no_weight_and_no_output(models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    plain, noted, again = models, tmp_path_factory.mktemp("noted"), tmp_path_factory.mktemp("again")
+    for folder in (noted, again):
+        save_bundle_weights(load_network(plain), folder, {DOMAIN.name: NOTES})
+    path = f"{DOMAIN.name}.safetensors"
+    assert {k: v for k, v in header(noted / path).items() if k not in NOTES} == header(plain / path)
+    assert header(noted / path)["training"] == NOTES["training"], "a None inside is kept"
+    assert header(noted / path)["metrics"] == {"dice": 0.9, "undefined": None}
+    assert Domain.from_dict(header(noted / path)["description"]) == DOMAIN
+    assert (noted / path).read_bytes() == (again / path).read_bytes()
+    for other in ("trunk.safetensors", "knee_mri.safetensors", "model.pt"):
+        assert (noted / other).read_bytes() == (plain / other).read_bytes()
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(load_network(noted, DOMAIN)(x), load_network(plain, DOMAIN)(x))
+
+
+def test_notes_stay_with_the_weights_that_they_describe(models: Path) -> None:
+    network = load_network(models)
+    save_bundle_weights(network, models, {DOMAIN.name: NOTES, "knee_mri": {"licence": "CC0"}})
+    with torch.no_grad():
+        network.domains["knee_mri"]["output"].bias.add_(1)
+    save_bundle_weights(network, models)
+    assert header(models / f"{DOMAIN.name}.safetensors")["licence"] == "CC-BY-SA 4.0"
+    assert "licence" not in header(models / "knee_mri.safetensors"), "other weights may have another licence"
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"hand_mri": {}}, "notes for hand_mri, which the network does not have"),
+        ({"knee_mri": {"description": DOMAIN}}, f"is the adapter of 'knee_mri', not of '{DOMAIN.name}'"),
+        ({"knee_mri": {"training": {"network": object()}}}, "notes are no JSON values"),
+        ({"knee_mri": {"license": "CC0"}}, "notes, license: Extra inputs are not permitted"),
+    ],
+)
+def test_notes_that_are_not_right_are_refused(models: Path, notes: dict[str, Any], message: str) -> None:
+    before = {path: path.read_bytes() for path in models.iterdir()}
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        save_bundle_weights(load_network(models), models, notes)
+    assert {path: path.read_bytes() for path in models.iterdir()} == before
+
+
+def test_two_files_of_one_domain_are_refused(models: Path) -> None:
+    (models / "copy.safetensors").write_bytes((models / "knee_mri.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match=r"an adapter of 'knee_mri', and so is copy\.safetensors; keep one"):
+        load_network(models)
+
+
+def test_files_that_a_killed_process_left_are_no_adapters(models: Path) -> None:
+    (models / ".abc.safetensors").write_bytes(b"")
+    assert set(load_network(models).domains) == {DOMAIN.name, "knee_mri"}
+
+
+def test_no_domain_takes_the_name_of_the_trunk(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be called 'trunk'"):
+        save_bundle_weights(U2Net({"trunk": TINY}, channels=(2, 2)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
