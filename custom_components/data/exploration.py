@@ -53,12 +53,14 @@ class CaseReport:
     Attributes:
         case: one row: size, spacing, orientation, non-zero box, stray values.
         intensities: a row per channel and region (``all``, ``nonzero``, ``foreground``).
+        cropped: a row per channel, of the non-zero box of the first channel: what is left when an image is cut to it.
         labels: a row per label value other than 0, and per class that is absent.
         middle: the axial slice with most foreground.
     """
 
     case: Row
     intensities: list[Row]
+    cropped: list[Row]
     labels: list[Row]
     middle: Slice
 
@@ -107,12 +109,15 @@ def describe_case(case: Case, dataset: Dataset, merges: Mapping[int, int] = _NO_
         for index, channel in enumerate(values)
         for name, where in regions.items()
     ]
-    return CaseReport(described, intensities, [{**key, **row} for row in rows], _middle_slice(values[0], label, affine))
+    box = tuple(slice(f, n + 1) for f, n in zip(first, last, strict=True))
+    cropped = [
+        {**key, "channel": index, "zeros": int((channel[box] == 0).sum()), **_statistics(channel[box])}
+        for index, channel in enumerate(values)
+    ]
+    return CaseReport(described, intensities, cropped, [{**key, **row} for row in rows], _middle_slice(values[0], label, affine))
 
 
-def describe_cases(
-    dataset: Dataset, jobs: int = 1, merges: Mapping[int, int] = _NO_MERGES
-) -> Iterator[CaseReport | InputError]:
+def describe_cases(dataset: Dataset, jobs: int = 1, merges: Mapping[int, int] = _NO_MERGES) -> Iterator[CaseReport | InputError]:
     """`describe_case` of every case in the order of the list; for a bad case its error, so that the others are done.
 
     Args:

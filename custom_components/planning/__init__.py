@@ -3,6 +3,7 @@
 from custom_components.planning.decisions import parse_merges, parse_overrides
 from custom_components.planning.facts import CaseFacts, ChannelFacts, DatasetFacts, LabelFacts, facts_of
 from custom_components.planning.plan import MAX_STEPS, PATCH_VOXELS, Plan, Reason, plan_domain
+from custom_components.planning.report import plan_markdown, value_text
 
 __all__ = [
     "MAX_STEPS",
@@ -17,4 +18,6 @@ __all__ = [
     "parse_merges",
     "parse_overrides",
     "plan_domain",
+    "plan_markdown",
+    "value_text",
 ]

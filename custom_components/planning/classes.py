@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from custom_components.errors import InputError
 from custom_components.planning.decisions import Decision, Decisions
-from custom_components.planning.facts import DatasetFacts
+from custom_components.planning.facts import DatasetFacts, label_shares
 
 __all__ = ["class_values", "plan_classes", "plan_input"]
 
@@ -33,7 +33,8 @@ def plan_input(facts: DatasetFacts, modality: Modality | None) -> Decisions:
     (number,) = counts
     if facts.channels and len(facts.channels) != number:
         raise InputError(
-            f"{facts.task}: dataset.json names {len(facts.channels)} channels ({', '.join(facts.channels)}), the images have {number}"
+            f"{facts.task}: dataset.json names {len(facts.channels)} channels ({', '.join(facts.channels)}), "
+            f"the images have {number}"
         )
     decided = _modality(facts, modality)
     names = list(facts.channels) or [{"MR": "MRI", "CT": "CT"}[decided.value]] * number
@@ -57,11 +58,11 @@ def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) ->
     _check_present(facts, classes)
     strays = _strays(facts, classes)
     if strays and stray == "refuse":
-        value, cases = next(iter(strays.items()))
-        others = f", and of {', '.join(str(v) for v in strays if v != value)}" if len(strays) > 1 else ""
+        cases = len(facts.cases)
+        told = ", ".join(f"{value} (in {len(names)} of {cases} cases: {_some(names)})" for value, names in strays.items())
         raise InputError(
-            f"{facts.task}: {cases[0]} has voxels of label value {value} ({len(cases)} of {len(facts.cases)} cases have{others}), which "
-            "dataset.json does not name: name it there, --merge it into a class, or let it count as background with --stray background"
+            f"{facts.task}: dataset.json does not name label value {told}; name it there, --merge it into a class, or let it count "
+            "as background with --stray background"
         )
     indices = class_values(classes)
     merges = {value: index for value, index in indices.items() if value != index}
@@ -71,8 +72,8 @@ def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) ->
         merges[value] = indices[target] if target else 0
     if taken := sorted(set(merges) & set(indices.values())):
         raise InputError(
-            f"label value {taken[0]} is {'merged into another' if taken[0] in facts.merges else 'moved'}, but {taken[0]} is also the index "
-            f"of a class among {len(classes)}; number the classes that stay 1 to {len(classes)} in the files first"
+            f"label value {taken[0]} is merged away, but is also the index of one of the {len(classes)} classes that "
+            f"stay, which domain.json cannot say; number those 1 to {len(classes)} in the files first"
         )
     labels = {"background": 0, **{classes[value]: index for value, index in sorted(indices.items(), key=lambda i: i[1])}}
     return {
@@ -101,8 +102,8 @@ def _modality(facts: DatasetFacts, modality: Modality | None) -> Decision:
         return Decision("CT", f"dataset.json says {named}")
     what = "both MR and CT" if any(mr) and any(ct) else "neither MR nor CT"
     raise InputError(
-        f"{facts.task}: its channels ({named}) tell {what}, and a domain has one modality, which decides how intensities are read; "
-        "give --modality MR or --modality CT"
+        f"{facts.task}: its channels ({named}) tell {what}, and a domain has one modality, which decides how intensities are "
+        "read; give --modality MR or --modality CT"
     )
 
 
@@ -115,8 +116,8 @@ def _class_names(facts: DatasetFacts) -> dict[int, str]:
     for value, name in named.items():
         if name == "background" or list(named.values()).count(name) > 1 or not name:
             raise InputError(
-                f"{facts.task}: label {value} is called '{facts.labels[value]}' in dataset.json, which is the background's name, another "
-                "label's or empty; give every label a name of its own"
+                f"{facts.task}: label {value} is called '{facts.labels[value]}' in dataset.json, which is the background's name, "
+                "another label's or empty; give every label a name of its own"
             )
     return named
 
@@ -126,45 +127,35 @@ def _check_present(facts: DatasetFacts, classes: Mapping[int, str]) -> None:
     if not present & set(classes):
         raise InputError(f"{facts.task}: no case has a voxel of {_listed(classes)}: there is nothing to learn; check labelsTr")
     if absent := [value for value in classes if value not in present]:
-        raise InputError(
-            f"{facts.task}: no case has a voxel of {_listed({v: classes[v] for v in absent})}; take it off 'labels' of dataset.json"
-        )
+        named = _listed({value: classes[value] for value in absent})
+        raise InputError(f"{facts.task}: no case has a voxel of {named}; take it off 'labels' of dataset.json")
 
 
 def _strays(facts: DatasetFacts, classes: Mapping[int, str]) -> dict[int, list[str]]:
     """Values that are no class → names of the cases that have them."""
-    found: dict[int, list[str]] = {}
-    for case in facts.cases:
-        for value, label in case.labels.items():
-            if value not in classes and label.voxels:
-                found.setdefault(value, []).append(case.name)
-    return dict(sorted(found.items()))
+    values = sorted({value for case in facts.cases for value in case.labels} - set(classes))
+    found = {value: [case.name for case in facts.having(value)] for value in values}
+    return {value: names for value, names in found.items() if names}
 
 
 def _labels_why(facts: DatasetFacts, classes: Mapping[int, str]) -> str:
-    shares = {}
-    for value, name in classes.items():
-        parts = [case.labels[value].voxels / case.foreground for case in facts.cases if value in case.labels and case.foreground]
-        shares[name] = sum(parts) / len(parts)
-    told = ", ".join(f"{name} {share:.2g} %" for name, share in ((n, 100 * s) for n, s in shares.items()))
-    rare = min(shares, key=lambda name: shares[name])
-    extra = f"; rarest: {rare}" if len(shares) > 1 else ""
-    return f"'labels' of dataset.json; mean share of the labelled voxels: {told}{extra}"
+    shares = label_shares(facts)
+    told = ", ".join(f"{classes[value]} {100 * share:.2g} %" for value, share in shares.items())
+    rarest = f"; rarest: {classes[min(shares, key=lambda value: shares[value])]}" if len(shares) > 1 else ""
+    return f"'labels' of dataset.json; of a median case's labelled voxels: {told}{rarest}"
 
 
 def _merges_why(facts: DatasetFacts, indices: Mapping[int, int]) -> str:
     parts = [f"--merge {value}:{target}" for value, target in facts.merges.items()]
-    parts += [f"value {value} becomes class {index}, for indices have no gaps" for value, index in indices.items() if value != index]
+    parts += [f"value {value} becomes class {index}: indices have no gaps" for value, index in indices.items() if value != index]
     return "; ".join(parts) or "values are class indices already"
 
 
 def _stray_why(facts: DatasetFacts, strays: Mapping[int, list[str]]) -> str:
     if not strays:
         return f"no value outside 'labels' of dataset.json in {len(facts.cases)} cases"
-    told = ", ".join(
-        f"{value} ({sum(case.labels[value].voxels for case in facts.cases if case.name in set(names))} voxels in {len(names)} cases)"
-        for value, names in strays.items()
-    )
+    counts = {value: sum(case.labels[value].voxels for case in facts.having(value)) for value in strays}
+    told = ", ".join(f"{value} ({counts[value]} voxels in {len(names)} cases)" for value, names in strays.items())
     return f"--stray background; dataset.json does not name {told}"
 
 
@@ -174,3 +165,7 @@ def _identifier(name: str) -> str:
 
 def _listed(classes: Mapping[int, str]) -> str:
     return ", ".join(f"{value} ({name})" for value, name in sorted(classes.items()))
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -21,10 +21,10 @@ def plan_components(facts: DatasetFacts, names: Mapping[int, str]) -> Decisions:
     """
     rules, told = {}, []
     for value, name in names.items():
-        found = [case.labels[value] for case in facts.cases if value in case.labels and case.labels[value].voxels]
+        found = [case.labels[value] for case in facts.having(value)]
         one = sum(label.components == 1 for label in found)
         told.append(f"{name} {one} of {len(found)}")
         if one >= ONE_PIECE * len(found):
             rules[name] = {"closing": 0, "keep": 1}
-    why = f"one piece (18-neighbourhood) in the training labels: {', '.join(told)}; from {100 * ONE_PIECE:g} % on the largest stays"
+    why = f"one piece (18-neighbourhood) in the labels: {', '.join(told)}; from {100 * ONE_PIECE:g} % on the largest stays"
     return {"postprocessing": Decision(rules, why)}

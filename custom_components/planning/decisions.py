@@ -33,7 +33,7 @@ def parse_overrides(given: Iterable[str]) -> dict[str, Any]:
     """``spacing=[1,1,1]`` → ``{"spacing": [1, 1, 1]}``; what is no JSON is text.
 
     Raises:
-        InputError: no ``=``, or no such field.
+        InputError: no ``=``, no such field, or the name, which has an option of its own.
     """
     overrides = {}
     for text in given:
@@ -44,6 +44,8 @@ def parse_overrides(given: Iterable[str]) -> dict[str, Any]:
                 f"--set {text}: must be FIELD=VALUE, such as spacing=[1,1,1] or sampling.batch_size=4; the fields are "
                 f"{', '.join(Domain.model_fields)}"
             )
+        if field == "name":
+            raise InputError(f"--set {text}: the name is given with --name")
         try:
             overrides[field] = json.loads(value)
         except ValueError:
@@ -80,7 +82,9 @@ def overridden(field: str, overrides: Overrides) -> Any:
     if field not in overrides:
         return None
     described = Domain.model_fields[field]
-    adapter = TypeAdapter(Annotated[described.annotation, *described.metadata] if described.metadata else described.annotation)
+    # What pydantic took apart into type and constraints, put together again.
+    kind: Any = Annotated[described.annotation, *described.metadata] if described.metadata else described.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
         return adapter.validate_python(overrides[field])
     except ValidationError as error:

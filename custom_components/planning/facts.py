@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import median
+from typing import Any
 
 from custom_components.data.datalist import Dataset
 from custom_components.data.exploration import PERCENTILES, CaseReport
 
-__all__ = ["CaseFacts", "ChannelFacts", "DatasetFacts", "LabelFacts", "facts_of"]
+__all__ = ["CaseFacts", "ChannelFacts", "DatasetFacts", "LabelFacts", "facts_of", "label_shares"]
 
 _AXIS_OF = {"S": 0, "I": 0, "A": 1, "P": 1, "R": 2, "L": 2}  # world direction of a stored axis → z, y, x
 
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """Intensities of one channel of one case, as stored.
+    """Intensities of one channel of one case within the non-zero box of the first channel.
 
     Attributes:
         low, high: minimum and maximum.
         percentiles: percent to value, over all voxels; the keys are `PERCENTILES`.
-        zeros: share of the voxels that are exactly zero, 0 … 1. Zero is tested in the first channel.
+        zeros: share of the voxels that are exactly zero, 0 … 1.
         foreground: percentiles within the labels; empty where the case has no label.
     """
 
@@ -95,6 +95,10 @@ class DatasetFacts:
     merges: Mapping[int, int]
     cases: tuple[CaseFacts, ...]
 
+    def having(self, value: int) -> list[CaseFacts]:
+        """The cases with a voxel of a label value."""
+        return [case for case in self.cases if value in case.labels and case.labels[value].voxels]
+
 
 def facts_of(dataset: Dataset, reports: Sequence[CaseReport], merges: Mapping[int, int]) -> DatasetFacts:
     """Measured reports as facts.
@@ -108,25 +112,32 @@ def facts_of(dataset: Dataset, reports: Sequence[CaseReport], merges: Mapping[in
     return DatasetFacts(dataset.task, dataset.channels, labels, dict(merges), tuple(_case(report, merges) for report in reports))
 
 
+def label_shares(facts: DatasetFacts) -> dict[int, float]:
+    """Label value of each class → its median share of a case's labelled voxels, 0 … 1, over the cases that have it."""
+    present = {
+        value: [case.labels[value].voxels / case.foreground for case in facts.having(value)] for value in facts.labels if value
+    }
+    return {value: median(shares) for value, shares in present.items() if shares}
+
+
 def _case(report: CaseReport, merges: Mapping[int, int]) -> CaseFacts:
     row = report.case
     order = {_AXIS_OF[letter]: axis for letter, axis in zip(row["orientation"], "xyz", strict=True)}
     z, y, x = (order[index] for index in range(3))
 
-    def sorted_by_axis(field: str) -> tuple:
-        return tuple(row[f"{field}_{axis}"] for axis in (z, y, x))
+    def sorted_by_axis(field: str) -> tuple[Any, Any, Any]:
+        return row[f"{field}_{z}"], row[f"{field}_{y}"], row[f"{field}_{x}"]
 
-    rows = {(r["channel"], r["region"]): r for r in report.intensities}
-    voxels = int(np.prod([row[f"size_{axis}"] for axis in "xyz"]))
+    labelled = {r["channel"]: r for r in report.intensities if r["region"] == "foreground" and r["voxels"]}
     channels = tuple(
         ChannelFacts(
-            rows[channel, "all"]["min"],
-            rows[channel, "all"]["max"],
-            {p: rows[channel, "all"][f"p{p:g}"] for p in PERCENTILES},
-            1 - rows[channel, "nonzero"]["voxels"] / voxels,
-            {p: rows[channel, "foreground"][f"p{p:g}"] for p in PERCENTILES} if rows[channel, "foreground"]["voxels"] else {},
+            r["min"],
+            r["max"],
+            {p: r[f"p{p:g}"] for p in PERCENTILES},
+            r["zeros"] / r["voxels"],
+            {p: labelled[r["channel"]][f"p{p:g}"] for p in PERCENTILES} if r["channel"] in labelled else {},
         )
-        for channel in range(row["channels"])
+        for r in report.cropped
     )
     first, last = sorted_by_axis("nonzero_first"), sorted_by_axis("nonzero_last")
     return CaseFacts(

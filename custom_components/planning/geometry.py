@@ -59,15 +59,17 @@ def target_spacing(spacings: Sequence[Spacing3], shapes: Sequence[Size3]) -> tup
     target, size = np.median(table, axis=0), np.median(np.asarray(shapes), axis=0)
     worst = int(target.argmax())
     others = [axis for axis in range(3) if axis != worst]
-    spread = "; ".join(f"{a} {low:.4g}–{high:.4g}" for a, low, high in zip("zyx", table.min(axis=0), table.max(axis=0), strict=True))
+    spread = "; ".join(
+        f"{a} {low:.4g}–{high:.4g}" for a, low, high in zip("zyx", table.min(axis=0), table.max(axis=0), strict=True)
+    )
     why = f"median of {len(table)} cases (mm: {spread})"
     coarse = target[worst] > ANISOTROPY * target[others].max()
     if coarse and size[worst] * ANISOTROPY < size[others].min():
-        median = target[worst]
+        ratio, fewer, more = target[worst] / target[others].max(), size[worst], size[others].min()
         target[worst] = max(np.percentile(table[:, worst], 10), target[others].max())
         why += (
-            f"; {'zyx'[worst]} is {median / target[others].max():.1f} times as coarse as the others and has {size[worst]:.0f} voxels "
-            f"against {size[others].min():.0f}: its 10th percentile, so that finer cases keep their detail"
+            f"; {'zyx'[worst]} is {ratio:.1f} times as coarse as the others and has {fewer:.0f} voxels "
+            f"against {more:.0f}: its 10th percentile, so that finer cases keep their detail"
         )
     z, y, x = (_rounded(value) for value in target)
     return (z, y, x), why
@@ -130,10 +132,10 @@ def plan_patch(shape: Size3, spacing: Spacing3, patch_voxels: int, max_steps: in
         InputError: no axis of the image is long enough to be halved once.
     """
     if not plan_levels(spacing, shape, max_steps).strides:
-        size = " × ".join(str(n) for n in shape)
+        size, of = " × ".join(str(n) for n in shape), " × ".join(f"{s:g}" for s in spacing)
         raise InputError(
-            f"the median image has {size} voxels (z, y, x) of {' × '.join(f'{s:g}' for s in spacing)} mm, too few for a network, which "
-            f"halves an axis of at least {2 * SMALLEST_MAP}; check the files' spacings, or give a finer --set spacing=[z,y,x]"
+            f"the median image has {size} voxels (z, y, x) of {of} mm, too few for a network, which halves an axis of at least "
+            f" {2 * SMALLEST_MAP}; check the files' spacings, or give a finer --set spacing=[z,y,x]"
         )
     scale = 1.0
     while True:

@@ -156,8 +156,8 @@ def _strides_why(spacing: Spacing3, patch: Size3, strides: tuple[Size3, ...], ma
     for axis in waiting:
         step = next(i for i, s in enumerate(strides) if s[axis] > 1)
         why += (
-            f"; {'zyx'[axis]} waits until step {step + 1}, when the others have come from {min(spacing):.3g} to within a factor 2 of its "
-            f"{spacing[axis]:.3g} mm"
+            f"; {'zyx'[axis]} waits until step {step + 1}: its {spacing[axis]:.3g} mm are at least "
+            f"twice the finest spacing before"
         )
     return why
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-
-import numpy as np
 
 from custom_components.planning.decisions import Decision, Decisions
-from custom_components.planning.facts import DatasetFacts
+from custom_components.planning.facts import DatasetFacts, label_shares
 from custom_components.planning.geometry import Size3
 
-__all__ = ["cost_of", "plan_sampling", "rarest_class"]
+__all__ = ["cost_of", "plan_sampling"]
 
 # The original's shares of patches centred on any class and on the smallest, and larger ones for what is rare.
 USUAL, RARE, VERY_RARE = (0.333, 0.3), (0.3, 0.4), (0.25, 0.5)
@@ -49,32 +46,19 @@ def plan_sampling(facts: DatasetFacts, shape: Size3, patch: Size3, patch_voxels:
     }
 
 
-def rarest_class(facts: DatasetFacts) -> tuple[int, float]:
-    """The label value with the smallest median share of a case's labelled voxels (where it occurs), and that share."""
-    shares: Mapping[int, float] = {
-        value: float(
-            np.median(
-                [case.labels[value].voxels / case.foreground for case in facts.cases if value in case.labels and case.labels[value].voxels]
-            )
-        )
-        for value in facts.labels
-        if value != 0
-    }
-    rarest = min(shares, key=lambda value: shares[value])
-    return rarest, shares[rarest]
-
-
 def cost_of(patch: Size3, batch: int) -> str:
     """What a training step takes, as a sentence."""
     voxels = batch * math.prod(patch)
     memory, seconds = voxels * BYTES_PER_VOXEL / 1e9, voxels * SECONDS_PER_VOXEL
-    return f"A training step takes about {memory:.2g} GB in float32 (16 channels at the finest level), on two CPU cores {seconds:.2g} s"
+    return f"A step takes about {memory:.2g} GB (float32, 16 channels at the finest level), on two CPU cores {seconds:.2g} s"
 
 
 def _probabilities(facts: DatasetFacts) -> tuple[tuple[float, float], str]:
-    rarest, share = rarest_class(facts)
+    shares = label_shares(facts)
+    rarest = min(shares, key=lambda value: shares[value])
+    share = shares[rarest]
     named = f"{facts.labels[rarest]} ({rarest}) has {100 * share:.2g} % of the labelled voxels of a median case"
-    if len([value for value in facts.labels if value]) == 1:
+    if len(shares) == 1:
         return USUAL, "the original's; with one class both mean that"
     if share < VERY_RARE_SHARE:
         return VERY_RARE, f"{named}, under {100 * VERY_RARE_SHARE:g} %: half of the patches"

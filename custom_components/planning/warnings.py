@@ -51,9 +51,9 @@ def _geometry(facts: DatasetFacts) -> Iterator[str]:
 def _labels(facts: DatasetFacts) -> Iterator[str]:
     number = len(facts.cases)
     for value, name in facts.labels.items():
-        present = [case for case in facts.cases if value in case.labels and case.labels[value].voxels]
-        if value and number - len(present) > MOSTLY_ABSENT * number:
-            yield f"{name} ({value}) is absent in {number - len(present)} of {number} cases: is it not there, or not drawn?"
+        absent = number - len(facts.having(value))
+        if value and absent > MOSTLY_ABSENT * number:
+            yield f"{name} ({value}) is absent in {absent} of {number} cases: is it not there, or not drawn?"
     empty = [case.name for case in facts.cases if not case.foreground]
     if empty:
         yield f"{len(empty)} of {number} cases have no label at all ({_some(empty)})"
@@ -65,14 +65,14 @@ def _labels(facts: DatasetFacts) -> Iterator[str]:
 def _intensities(facts: DatasetFacts, modality: str) -> Iterator[str]:
     flat = [case.name for case in facts.cases if any(c.percentiles[2.0] == c.percentiles[98.0] for c in case.channels)]
     if flat:
-        yield f"{len(flat)} of the images have equal values from the 2nd to the 98th percentile ({_some(flat)}): little is in view"
+        yield f"{len(flat)} of the images have equal values from the 2nd to the 98th percentile ({_some(flat)}): little to see"
     lows = np.array([case.channels[0].low for case in facts.cases])
     if modality == "MR" and np.median(lows) <= -900:
         yield f"MR, but the images go down to {np.median(lows):g} as a CT in Hounsfield units does; is the modality right?"
     air = lows <= -200
     if modality == "CT" and air.any() and not air.all():
         odd = [case.name for case, low in zip(facts.cases, air, strict=True) if not low]
-        yield f"CT: {len(odd)} of {len(lows)} images have no air, others do ({_some(odd)}): Hounsfield units and offset ones mixed?"
+        yield f"CT: {len(odd)} of {len(lows)} images have no air ({_some(odd)}): Hounsfield units and offset ones mixed?"
 
 
 def _some(names: list[str], limit: int = 3) -> str:
