@@ -2,8 +2,10 @@
 
 DATASET_DIR is a Decathlon folder: dataset.json (with 'modality', 'labels' and the list 'training'), imagesTr, labelsTr. Every
 case is read once. The plan is a table: each field of domain.json, its value, and the measured numbers that it comes from.
-Spacing, patch, strides and kernels follow nnU-Net's rules; the rest is the published recipe where the data does not speak against it.
+Spacing, patch, strides and kernels follow nnU-Net's rules; the rest is the published recipe where the data does not speak
+against it.
 
+\b
     1. python scripts/new_domain.py Task06_Lung --name lung_ct --dry-run          look at the plan and its warnings first
     2. ... --merge 2:1                 a tumour (2) counts as its organ (1)
        ... --stray background          label values that dataset.json does not name are no error

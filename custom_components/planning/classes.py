@@ -61,8 +61,8 @@ def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) ->
         cases = len(facts.cases)
         told = ", ".join(f"{value} (in {len(names)} of {cases} cases: {_some(names)})" for value, names in strays.items())
         raise InputError(
-            f"{facts.task}: dataset.json does not name label value {told}; name it there, --merge it into a class, or let it count "
-            "as background with --stray background"
+            f"{facts.task}: dataset.json does not name label value {told}; name it there, --merge it into a class, or let it "
+            "count as background with --stray background"
         )
     indices = class_values(classes)
     merges = {value: index for value, index in indices.items() if value != index}
