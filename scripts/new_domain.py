@@ -116,7 +116,7 @@ def new_domain(
             console.print("Nothing written (--dry-run).")
             return
         _write(target, plan, facts, dataset, reports, picture)
-        console.print(_next(target, dataset_dir, name))
+        console.print(_next(target, dataset_dir, picture))
     except BadCases as bad:
         for message in bad.messages:
             errors.print(f"Error: {' '.join(message.split())}", style="red")
@@ -207,10 +207,19 @@ def _write(target: Path, plan: Plan, facts: DatasetFacts, dataset: Dataset, repo
         raise InputError(f"{target}: cannot be written ({error.strerror}); choose a folder you may write to") from None
 
 
-def _next(target: Path, dataset_dir: Path, name: str) -> str:
+def _next(target: Path, dataset_dir: Path, picture: bool) -> str:
+    """What to do with the bundle."""
     bundle, data = shlex.quote(str(target)), shlex.quote(str(dataset_dir))
-    train = f"python -m monai.bundle run --config_file {bundle}/configs/train.json --bundle_root {bundle} --dataset_dir {data}"
-    return f"Written: {target}. Look at docs/plan.md and docs/dataset.png in it. Then train:\n{train}"
+    run = "python -m monai.bundle run --config_file"
+    rest = f"--bundle_root {bundle} --dataset_dir {data}"
+    configs = f"{bundle}/configs"
+    look = "docs/plan.md and docs/dataset.png" if picture else "docs/plan.md"
+    return (
+        f"Written: {target}. Look at {look} in it. Then train a network of its own:\n"
+        f"{run} {configs}/train.json {rest}\n"
+        "or only its adapter, on a trunk that is trained already and stays as it is:\n"
+        f"{run} \"['{configs}/train.json','{configs}/adapt.json']\" {rest} --trunk TRUNK.safetensors"
+    )
 
 
 if __name__ == "__main__":
