@@ -92,9 +92,13 @@ def new_domain(
         _check_name(name, target)
         from custom_components.data import read_dataset
         from custom_components.planning import facts_of, parse_merges, parse_overrides, plan_domain
+        from custom_components.planning.classes import check_merges, plan_modality
 
         overrides, merges = parse_overrides(set_ or []), parse_merges(merge or [])
         dataset = read_dataset(dataset_dir)
+        # What needs no image is told before they are read.
+        check_merges(merges, dataset.labels)
+        plan_modality(dataset.task, dataset.channels, overrides.get("modality") or (modality.value if modality else None))
         reports = _measure(dataset, jobs, merges)
         facts = facts_of(dataset, reports, merges)
         plan = plan_domain(

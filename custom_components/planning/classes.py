@@ -10,7 +10,7 @@ from custom_components.errors import InputError
 from custom_components.planning.decisions import Decision, Decisions
 from custom_components.planning.facts import DatasetFacts, label_shares
 
-__all__ = ["class_values", "plan_classes", "plan_input"]
+__all__ = ["check_merges", "class_values", "plan_classes", "plan_input", "plan_modality"]
 
 _MR = re.compile(r"\b(mri?|t1\w*|t2\w*|flair|adc|dwi|pd\w*|swi|cine|bold)\b|magnetic", re.IGNORECASE)
 _CT = re.compile(r"\b(cb)?cta?\b|tomography", re.IGNORECASE)
@@ -36,7 +36,7 @@ def plan_input(facts: DatasetFacts, modality: Modality | None) -> Decisions:
             f"{facts.task}: dataset.json names {len(facts.channels)} channels ({', '.join(facts.channels)}), "
             f"the images have {number}"
         )
-    decided = _modality(facts, modality)
+    decided = plan_modality(facts.task, facts.channels, modality)
     names = list(facts.channels) or [{"MR": "MRI", "CT": "CT"}[decided.value]] * number
     why = "'modality' of dataset.json, in its order" if facts.channels else "dataset.json names none; counted in the images"
     if len(set(names)) < len(names):
@@ -54,6 +54,7 @@ def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) ->
         InputError: no class, equal names, a class without a voxel anywhere, values that dataset.json does not name (with
             ``refuse``), or merges that domain.json cannot express.
     """
+    check_merges(facts.merges, facts.labels)
     classes = _class_names(facts)
     _check_present(facts, classes)
     strays = _strays(facts, classes)
@@ -67,8 +68,6 @@ def plan_classes(facts: DatasetFacts, stray: Literal["refuse", "background"]) ->
     indices = class_values(classes)
     merges = {value: index for value, index in indices.items() if value != index}
     for value, target in facts.merges.items():
-        if target and target not in classes:
-            raise InputError(f"--merge {value}:{target}: dataset.json names no label {target}; it has {_listed(classes)}")
         merges[value] = indices[target] if target else 0
     if taken := sorted(set(merges) & set(indices.values())):
         raise InputError(
@@ -91,18 +90,34 @@ def class_values(classes: Mapping[int, str] | Mapping[int, int]) -> dict[int, in
     return {value: value if value in kept else next(free) for value in sorted(classes)}
 
 
-def _modality(facts: DatasetFacts, modality: Modality | None) -> Decision:
-    named = ", ".join(facts.channels) or "nothing"
+def check_merges(merges: Mapping[int, int], labels: Mapping[int, str]) -> None:
+    """
+    Raises:
+        InputError: a value is to be merged into one that is neither the background nor named.
+    """
+    for value, target in merges.items():
+        if target and target not in labels:
+            named = _listed({v: n for v, n in labels.items() if v and v not in merges})
+            raise InputError(f"--merge {value}:{target}: dataset.json names no label {target}; it has {named or 'none'}")
+
+
+def plan_modality(task: str, channels: Sequence[str], modality: Modality | None) -> Decision:
+    """MR or CT: as given, else as all channels say.
+
+    Raises:
+        InputError: none was given, and they say neither, or both.
+    """
+    named = ", ".join(channels) or "nothing"
     if modality is not None:
         return Decision(modality, f"given; dataset.json says {named}")
-    mr, ct = ([bool(pattern.search(channel)) for channel in facts.channels] for pattern in (_MR, _CT))
-    if facts.channels and all(mr) and not any(ct):
+    mr, ct = ([bool(pattern.search(channel)) for channel in channels] for pattern in (_MR, _CT))
+    if channels and all(mr) and not any(ct):
         return Decision("MR", f"dataset.json says {named}")
-    if facts.channels and all(ct) and not any(mr):
+    if channels and all(ct) and not any(mr):
         return Decision("CT", f"dataset.json says {named}")
     what = "both MR and CT" if any(mr) and any(ct) else "neither MR nor CT"
     raise InputError(
-        f"{facts.task}: its channels ({named}) tell {what}, and a domain has one modality, which decides how intensities are "
+        f"{task}: its channels ({named}) tell {what}, and a domain has one modality, which decides how intensities are "
         "read; give --modality MR or --modality CT"
     )
 
