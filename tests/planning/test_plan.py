@@ -47,9 +47,7 @@ def facts(draw: st.DrawFn) -> Any:
                 f"case_{index}",
             )
         )
-    return dataset(
-        cases, {0: "background", **{v: f"part {v}" for v in range(1, classes + 1)}}, [f"T{c + 1}" for c in range(channels)]
-    )
+    return dataset(cases, {0: "background", **{v: f"part {v}" for v in range(1, classes + 1)}}, ["T1", "T2", "ADC"][:channels])
 
 
 @given(data=facts(), bound=st.integers(16**3, 128**3), steps=st.integers(1, 5))
