@@ -89,7 +89,9 @@ def new_domain(
 ) -> None:
     try:
         target = output_dir or BUNDLES / f"{name}_segmentation"
-        _check_name(name, target)
+        _check_name(name)
+        if not dry_run:
+            _check_free(name, target)
         from custom_components.data import read_dataset
         from custom_components.planning import facts_of, parse_merges, parse_overrides, plan_domain
         from custom_components.planning.classes import check_merges, plan_modality
@@ -131,10 +133,13 @@ def new_domain(
         raise typer.Exit(1) from None
 
 
-def _check_name(name: str, target: Path) -> None:
-    """What can be said before hours of reading."""
+def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise InputError(f"--name {name}: lower-case letters, digits and underscores are allowed, a letter first, 64 at most")
+
+
+def _check_free(name: str, target: Path) -> None:
+    """That nothing of this name is there, before hours of reading."""
     if target.exists():
         raise InputError(f"{target}: exists already; choose another --output-dir or --name, or remove it")
     from custom_components.domain import Domain

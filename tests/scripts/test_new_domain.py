@@ -125,13 +125,19 @@ def test_merged_labels_are_measured_as_one(tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(script: ModuleType, data: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "out" / "blob_mri_segmentation"
-    result = run(
-        script, data, "--name", "blob_mri", "--output-dir", bundle, "--dry-run", "--set", "sampling.batch_size=3", "--jobs", 2
-    )
+    result = run(script, data, "--name", "blob_mri", "--output-dir", bundle, "--dry-run", "--set", "sampling.batch_size=3")
     assert result.exit_code == 0, result.output
     for words in ("patch_size", "median image at this spacing", "set by --set", "adapter", "Nothing written"):
         assert words in result.output
     assert not bundle.parent.exists()
+
+
+def test_a_dry_run_may_plan_what_is_there_already(
+    script: ModuleType, data: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    result = run(script, data, "--name", "hippocampus_mri", "--dry-run")
+    assert result.exit_code == 0, result.output
 
 
 def test_help_teaches(script: ModuleType) -> None:
@@ -260,11 +266,19 @@ def test_stray_values_pass_where_asked(script: ModuleType, data: Path, tmp_path:
     ],
 )
 def test_a_plan_of_real_data(
-    script: ModuleType, real_data: Path, tmp_path: Path, task: str, name: str, spacing: tuple[float, ...], first: tuple[int, ...]
+    script: ModuleType,
+    real_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    name: str,
+    spacing: tuple[float, ...],
+    first: tuple[int, ...],
 ) -> None:
     folder = real_data / task
     if not (folder / "dataset.json").is_file():
         pytest.skip(f"no {folder}")
+    monkeypatch.chdir(tmp_path)  # the repository may have a bundle of that domain
     target = tmp_path / f"{name}_segmentation"
     # A few cases do: a copy of dataset.json that lists them by their full paths.
     described = json.loads((folder / "dataset.json").read_text())
