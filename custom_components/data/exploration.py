@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ Row: TypeAlias = dict[str, Any]
 PERCENTILES = (0.5, 2.0, 50.0, 98.0, 99.5)
 STATISTICS = ("min", "max", "mean", "std", *(f"p{p:g}" for p in PERCENTILES))
 AXES = "xyz"
+_NO_MERGES: Mapping[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,25 @@ class CaseReport:
     Attributes:
         case: one row: size, spacing, orientation, non-zero box, stray values.
         intensities: a row per channel and region (``all``, ``nonzero``, ``foreground``).
+        cropped: a row per channel, of the non-zero box of the first channel: what is left when an image is cut to it.
         labels: a row per label value other than 0, and per class that is absent.
         middle: the axial slice with most foreground.
     """
 
     case: Row
     intensities: list[Row]
+    cropped: list[Row]
     labels: list[Row]
     middle: Slice
 
 
-def describe_case(case: Case, dataset: Dataset) -> CaseReport:
+def describe_case(case: Case, dataset: Dataset, merges: Mapping[int, int] = _NO_MERGES) -> CaseReport:
     """Read a case and measure it.
+
+    Args:
+        case: image and label.
+        dataset: what the files should hold.
+        merges: label value to the value it counts as.
 
     Raises:
         InputError: the image or the label cannot be used, they are not on one grid, or the number of channels is not
@@ -75,6 +83,8 @@ def describe_case(case: Case, dataset: Dataset) -> CaseReport:
     label = np.rint(raw).astype(np.int64) if np.isfinite(raw).all() else raw
     if not np.isfinite(raw).all() or np.abs(raw - label).max() > 1e-3:
         raise InputError(f"{case['label']}: holds values that are no whole numbers; give the label map as drawn")
+    for value, target in merges.items():
+        label[label == value] = target
     values, affine = image.numpy(), image.affine.numpy()
     spacing = spacing_of(affine)
     key = {"task": dataset.task, "case": case["case"]}
@@ -99,17 +109,23 @@ def describe_case(case: Case, dataset: Dataset) -> CaseReport:
         for index, channel in enumerate(values)
         for name, where in regions.items()
     ]
-    return CaseReport(described, intensities, [{**key, **row} for row in rows], _middle_slice(values[0], label, affine))
+    box = tuple(slice(f, n + 1) for f, n in zip(first, last, strict=True))
+    cropped = [
+        {**key, "channel": index, "zeros": int((channel[box] == 0).sum()), **_statistics(channel[box])}
+        for index, channel in enumerate(values)
+    ]
+    return CaseReport(described, intensities, cropped, [{**key, **row} for row in rows], _middle_slice(values[0], label, affine))
 
 
-def describe_cases(dataset: Dataset, jobs: int = 1) -> Iterator[CaseReport | InputError]:
+def describe_cases(dataset: Dataset, jobs: int = 1, merges: Mapping[int, int] = _NO_MERGES) -> Iterator[CaseReport | InputError]:
     """`describe_case` of every case in the order of the list; for a bad case its error, so that the others are done.
 
     Args:
         dataset: the task.
         jobs: cases read at a time, each in a process of its own; with 1, in this one.
+        merges: as in `describe_case`.
     """
-    measure = partial(_report_or_error, dataset=dataset)
+    measure = partial(_report_or_error, dataset=dataset, merges=dict(merges))
     if jobs == 1:
         yield from map(measure, dataset.cases)
         return
@@ -165,9 +181,9 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def _report_or_error(case: Case, dataset: Dataset) -> CaseReport | InputError:
+def _report_or_error(case: Case, dataset: Dataset, merges: Mapping[int, int]) -> CaseReport | InputError:
     try:
-        return describe_case(case, dataset)
+        return describe_case(case, dataset, merges)
     except InputError as error:
         return error
 
