@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,9 @@ _ROWS_PER_THREAD = 512
 
 def empty_sums(classes: int, depth: int, height: int, width: int, device: torch.device) -> Tensor:
     """Zeros (max(classes − 1, 1), depth, height, width): plane z of the volume is plane z mod depth of the sums."""
-    return torch.zeros((max(classes - 1, 1), depth, height, width), device=device)
+    shape = max(classes - 1, 1), depth, height, width
+    # NumPy asks for huge pages where torch does not.
+    return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
 def add_window(sums: Tensor, scores: Tensor, weights: Tensor, place: Sequence[int]) -> None:
