@@ -22,7 +22,7 @@ class Bits:
     """A mask (Z, Y, X). Voxels that share a face or an edge are neighbours: the 18-neighbourhood.
 
     Args:
-        words: (Z, Y, ⌈X / 64⌉), uint64: bit i of word w is voxel 64 w + i; 0 beyond X.
+        words: (Z + 2, Y + 2, ⌈X / 64⌉ + 2), uint64, as `custom_components.kernels.bits_numba` has them.
         width: X.
     """
 
@@ -42,7 +42,7 @@ class Bits:
 
     def mask(self) -> np.ndarray:
         """(Z, Y, X), bool."""
-        out = np.empty((*self.words.shape[:2], self.width), np.uint8)
+        out = np.empty((self.words.shape[0] - 2, self.words.shape[1] - 2, self.width), np.uint8)
         self._rows("unpack_range", self.words, out)
         return out.view(np.bool_)
 
@@ -51,7 +51,7 @@ class Bits:
 
     def closed(self, iterations: int) -> Bits:
         """Dilations, then as many erosions; what lies outside the volume is background in both."""
-        words, spare = self.words.copy(), np.empty_like(self.words)
+        words, spare = self.words.copy(), np.zeros_like(self.words)
         for _ in range(iterations):
             self._rows("dilate_range", words, self.width, spare)
             words, spare = spare, words
@@ -69,8 +69,8 @@ class Bits:
         """
         from custom_components.kernels import bits_numba as kernel
 
-        rows = self.words.shape[0] * self.words.shape[1]
-        offsets = np.zeros(rows + 1, np.int64)
+        ny = self.words.shape[1] - 2
+        offsets = np.zeros((self.words.shape[0] - 2) * ny + 1, np.int64)
         self._rows("count_runs_range", self.words, offsets[1:])
         np.cumsum(offsets, out=offsets)
         count = int(offsets[-1])
@@ -79,7 +79,7 @@ class Bits:
             return chosen
         runs, parents, sizes = np.empty((count, 2), np.int32), np.empty(count, np.int32), np.zeros(count, np.int64)
         self._rows("find_runs_range", self.words, offsets, runs)
-        kernel.join_runs(offsets, runs, self.words.shape[1], parents, sizes)
+        kernel.join_runs(offsets, runs, ny, parents, sizes)
         one, two = int(np.argmax(sizes)), -1
         if keep == 2:
             first, sizes[one] = int(sizes[one]), 0
@@ -98,10 +98,10 @@ class Bits:
 
     @classmethod
     def _empty(cls, shape: tuple[int, ...]) -> Bits:
-        return cls(np.empty((*shape[:2], -(-shape[2] // 64)), np.uint64), shape[2])
+        return cls(np.zeros((shape[0] + 2, shape[1] + 2, -(-shape[2] // 64) + 2), np.uint64), shape[2])
 
     def _rows(self, name: str, *arguments: Any) -> None:
         from custom_components.kernels import bits_numba as kernel
 
-        rows = self.words.shape[0] * self.words.shape[1]
+        rows = (self.words.shape[0] - 2) * (self.words.shape[1] - 2)
         run_ranges(partial(getattr(kernel, name), *arguments), rows, _ROWS_PER_THREAD)

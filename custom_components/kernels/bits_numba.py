@@ -1,7 +1,8 @@
 """Masks of a bit per voxel on the CPU (numba): packing, dilation, erosion, connected components.
 
-A mask (Z, Y, X) is ``words`` (Z, Y, W) of uint64: bit i of word w is voxel x = 64 w + i, and bits beyond X are 0. Neighbours
-share a face or an edge (the 18-neighbourhood). Most functions work on rows ``[start, stop)`` of z·y and release the GIL.
+A mask (Z, Y, X) is ``words`` (1 + Z + 1, 1 + Y + 1, 1 + W + 1) of uint64: bit i of word (z + 1, y + 1, w + 1) is voxel
+(z, y, 64 w + i); the first and last word of every axis, and the bits beyond X, are 0. Neighbours share a face or an edge (the
+18-neighbourhood). Most functions work on rows ``[start, stop)`` of z·y and release the GIL.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def pack_range(classes, index, words, start, stop):  # type: ignore[no-untyped-d
     """Bits of ``classes == index``; classes (Z, Y, X) uint8."""
     ny, nx = classes.shape[1:]
     for row in range(start, stop):
-        line, target = classes[row // ny, row % ny], words[row // ny, row % ny]
-        for w in range(target.shape[0]):
+        line, target = classes[row // ny, row % ny], words[row // ny + 1, row % ny + 1]
+        for w in range(target.shape[0] - 2):
             first = w * _BITS
             word = _NONE
             if first + _BITS <= nx:
@@ -46,7 +47,7 @@ def pack_range(classes, index, words, start, stop):  # type: ignore[no-untyped-d
             else:
                 for i in range(nx - first):
                     word |= np.uint64(line[first + i] == index) << np.uint64(i)
-            target[w] = word
+            target[w + 1] = word
 
 
 @_compiled
@@ -54,9 +55,9 @@ def unpack_range(words, out, start, stop):  # type: ignore[no-untyped-def]
     """out (Z, Y, X) uint8: 1 where the bit is set."""
     ny, nx = out.shape[1:]
     for row in range(start, stop):
-        line, target = words[row // ny, row % ny], out[row // ny, row % ny]
+        line, target = words[row // ny + 1, row % ny + 1], out[row // ny, row % ny]
         for x in range(nx):
-            target[x] = np.uint8((line[x >> 6] >> np.uint64(x & 63)) & _ONE)
+            target[x] = np.uint8((line[(x >> 6) + 1] >> np.uint64(x & 63)) & _ONE)
 
 
 @_compiled
@@ -65,8 +66,8 @@ def clear_range(words, kept, out, start, stop):  # type: ignore[no-untyped-def]
     ny = out.shape[1]
     for row in range(start, stop):
         z, y = row // ny, row % ny
-        for w in range(words.shape[2]):
-            rest = words[z, y, w] & ~kept[z, y, w]
+        for w in range(words.shape[2] - 2):
+            rest = words[z + 1, y + 1, w + 1] & ~kept[z + 1, y + 1, w + 1]
             while rest != _NONE:
                 out[z, y, w * _BITS + trailing_zeros(rest)] = 0
                 rest &= rest - _ONE
@@ -78,8 +79,8 @@ def fill_range(words, kept, index, out, start, stop):  # type: ignore[no-untyped
     ny = out.shape[1]
     for row in range(start, stop):
         z, y = row // ny, row % ny
-        for w in range(words.shape[2]):
-            rest = kept[z, y, w] & ~words[z, y, w]
+        for w in range(words.shape[2] - 2):
+            rest = kept[z + 1, y + 1, w + 1] & ~words[z + 1, y + 1, w + 1]
             while rest != _NONE:
                 x = w * _BITS + trailing_zeros(rest)
                 if out[z, y, x] == 0:
@@ -90,56 +91,48 @@ def fill_range(words, kept, index, out, start, stop):  # type: ignore[no-untyped
 @_compiled
 def dilate_range(words, nx, out, start, stop):  # type: ignore[no-untyped-def]
     """By the 18-neighbourhood; ``out`` are other words."""
-    count = words.shape[2]
-    near, edges, nothing = np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    ny, count = words.shape[1] - 2, words.shape[2]
+    near = np.empty(count, np.uint64)
     rest = np.uint64(nx % _BITS)
     for row in range(start, stop):
-        z, y = row // words.shape[1], row % words.shape[1]
-        up, down = _row(words, z - 1, y, nothing), _row(words, z + 1, y, nothing)
-        left, right = _row(words, z, y - 1, nothing), _row(words, z, y + 1, nothing)
-        a, b = _row(words, z - 1, y - 1, nothing), _row(words, z - 1, y + 1, nothing)
-        c, d = _row(words, z + 1, y - 1, nothing), _row(words, z + 1, y + 1, nothing)
-        middle, target = words[z, y], out[z, y]
+        z, y = row // ny, row % ny
+        up, here, down = words[z], words[z + 1], words[z + 2]
         for w in range(count):
-            near[w] = middle[w] | up[w] | down[w] | left[w] | right[w]
-            edges[w] = a[w] | b[w] | c[w] | d[w]
-        for w in range(count):
-            before = near[w - 1] >> _LAST if w > 0 else _NONE
-            after = near[w + 1] << _LAST if w + 1 < count else _NONE
-            target[w] = edges[w] | near[w] | (near[w] << _ONE) | (near[w] >> _ONE) | before | after
+            near[w] = here[y + 1, w] | up[y + 1, w] | down[y + 1, w] | here[y, w] | here[y + 2, w]
+        target = out[z + 1, y + 1]
+        for w in range(1, count - 1):
+            edges = up[y, w] | up[y + 2, w] | down[y, w] | down[y + 2, w]
+            across = (near[w] << _ONE) | (near[w] >> _ONE) | (near[w - 1] >> _LAST) | (near[w + 1] << _LAST)
+            target[w] = edges | near[w] | across
         if rest != _NONE:
-            target[count - 1] &= (_ONE << rest) - _ONE
+            target[count - 2] &= (_ONE << rest) - _ONE
 
 
 @_compiled
 def erode_range(words, out, start, stop):  # type: ignore[no-untyped-def]
     """By the 18-neighbourhood; what lies outside the array is not set."""
-    count = words.shape[2]
-    near, edges, nothing = np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    ny, count = words.shape[1] - 2, words.shape[2]
+    near = np.empty(count, np.uint64)
     for row in range(start, stop):
-        z, y = row // words.shape[1], row % words.shape[1]
-        up, down = _row(words, z - 1, y, nothing), _row(words, z + 1, y, nothing)
-        left, right = _row(words, z, y - 1, nothing), _row(words, z, y + 1, nothing)
-        a, b = _row(words, z - 1, y - 1, nothing), _row(words, z - 1, y + 1, nothing)
-        c, d = _row(words, z + 1, y - 1, nothing), _row(words, z + 1, y + 1, nothing)
-        middle, target = words[z, y], out[z, y]
+        z, y = row // ny, row % ny
+        up, here, down = words[z], words[z + 1], words[z + 2]
         for w in range(count):
-            near[w] = middle[w] & up[w] & down[w] & left[w] & right[w]
-            edges[w] = a[w] & b[w] & c[w] & d[w]
-        for w in range(count):
-            before = near[w - 1] >> _LAST if w > 0 else _NONE
-            after = near[w + 1] << _LAST if w + 1 < count else _NONE
-            target[w] = edges[w] & near[w] & ((near[w] << _ONE) | before) & ((near[w] >> _ONE) | after)
+            near[w] = here[y + 1, w] & up[y + 1, w] & down[y + 1, w] & here[y, w] & here[y + 2, w]
+        target = out[z + 1, y + 1]
+        for w in range(1, count - 1):
+            edges = up[y, w] & up[y + 2, w] & down[y, w] & down[y + 2, w]
+            across = ((near[w] << _ONE) | (near[w - 1] >> _LAST)) & ((near[w] >> _ONE) | (near[w + 1] << _LAST))
+            target[w] = edges & near[w] & across
 
 
 @_compiled
 def count_runs_range(words, counts, start, stop):  # type: ignore[no-untyped-def]
     """counts[row]: how many runs of neighbouring voxels a row has."""
-    ny = words.shape[1]
+    ny = words.shape[1] - 2
     for row in range(start, stop):
-        line = words[row // ny, row % ny]
+        line = words[row // ny + 1, row % ny + 1]
         carry, count = _NONE, 0
-        for w in range(line.shape[0]):
+        for w in range(1, line.shape[0]):
             starts = line[w] & ~((line[w] << _ONE) | carry)
             carry = line[w] >> _LAST
             while starts != _NONE:
@@ -151,25 +144,23 @@ def count_runs_range(words, counts, start, stop):  # type: ignore[no-untyped-def
 @_compiled
 def find_runs_range(words, offsets, runs, start, stop):  # type: ignore[no-untyped-def]
     """runs[i] = first voxel along x of a run, and the one after its last; those of a row from offsets[row] on."""
-    ny = words.shape[1]
+    ny = words.shape[1] - 2
     for row in range(start, stop):
-        line = words[row // ny, row % ny]
+        line = words[row // ny + 1, row % ny + 1]
         first = last = offsets[row]
         carry = _NONE
-        for w in range(line.shape[0]):
+        for w in range(1, line.shape[0]):  # the word of zeros too, in which a run may stop
             before = (line[w] << _ONE) | carry
             carry = line[w] >> _LAST
             starts, stops = line[w] & ~before, before & ~line[w]
             while starts != _NONE:
-                runs[first, 0] = w * _BITS + trailing_zeros(starts)
+                runs[first, 0] = (w - 1) * _BITS + trailing_zeros(starts)
                 starts &= starts - _ONE
                 first += 1
             while stops != _NONE:
-                runs[last, 1] = w * _BITS + trailing_zeros(stops)
+                runs[last, 1] = (w - 1) * _BITS + trailing_zeros(stops)
                 stops &= stops - _ONE
                 last += 1
-        if last < first:
-            runs[last, 1] = line.shape[0] * _BITS
 
 
 @_compiled
@@ -206,9 +197,9 @@ def join_runs(offsets, runs, ny, parents, sizes):  # type: ignore[no-untyped-def
 @_compiled
 def choose_runs(offsets, runs, parents, one, two, words, start, stop):  # type: ignore[no-untyped-def]
     """Set the bits of the runs whose component begins with run ``one`` or ``two``; words are zeros before."""
-    ny = words.shape[1]
+    ny = words.shape[1] - 2
     for row in range(start, stop):
-        line = words[row // ny, row % ny]
+        line = words[row // ny + 1, row % ny + 1]
         for i in range(offsets[row], offsets[row + 1]):
             if parents[i] != one and parents[i] != two:
                 continue
@@ -219,12 +210,7 @@ def choose_runs(offsets, runs, parents, one, two, words, start, stop):  # type: 
                     word &= _ALL << np.uint64(low - w * _BITS)
                 if high < (w + 1) * _BITS:
                     word &= (_ONE << np.uint64(high - w * _BITS)) - _ONE
-                line[w] |= word
-
-
-@_compiled
-def _row(words, z, y, nothing):  # type: ignore[no-untyped-def]
-    return words[z, y] if 0 <= z < words.shape[0] and 0 <= y < words.shape[1] else nothing
+                line[w + 1] |= word
 
 
 @_compiled
