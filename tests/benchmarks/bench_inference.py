@@ -323,8 +323,8 @@ def floor(image: MetaTensor, task: Task) -> str:
     rate = 3 * a.numel() * 4 / min(times)
     patch, grid = ("×".join(map(str, lengths)) for lengths in (task.patch, size))
     return (
-        f"{count} of {patch} on {grid}: {moved / 1e9:.1f} GB of logits read and of sums read and written, {moved / rate:.2f} s at "
-        f"the {rate / 1e9:.0f} GB/s of adding two large tensors"
+        f"{count} of {patch} on {grid}: {moved / 1e9:.1f} GB of logits read and of sums read and written, "
+        f"{moved / rate:.2f} s at the {rate / 1e9:.0f} GB/s of adding two large tensors"
     )
 
 
