@@ -11,7 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.cpython.unsafe import numbers
 
 __all__ = [
     "choose_runs",
@@ -26,6 +26,7 @@ __all__ = [
     "unpack_range",
 ]
 
+_trailing_zeros: Any = numbers.trailing_zeros  # its stub has arguments that callers do not give
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _ONE, _LAST, _BITS = np.uint64(1), np.uint64(63), 64
 _NONE, _ALL = np.uint64(0), np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -69,7 +70,7 @@ def clear_range(words, kept, out, start, stop):  # type: ignore[no-untyped-def]
         for w in range(words.shape[2] - 2):
             rest = words[z + 1, y + 1, w + 1] & ~kept[z + 1, y + 1, w + 1]
             while rest != _NONE:
-                out[z, y, w * _BITS + trailing_zeros(rest)] = 0
+                out[z, y, w * _BITS + _trailing_zeros(rest)] = 0
                 rest &= rest - _ONE
 
 
@@ -82,7 +83,7 @@ def fill_range(words, kept, index, out, start, stop):  # type: ignore[no-untyped
         for w in range(words.shape[2] - 2):
             rest = kept[z + 1, y + 1, w + 1] & ~words[z + 1, y + 1, w + 1]
             while rest != _NONE:
-                x = w * _BITS + trailing_zeros(rest)
+                x = w * _BITS + _trailing_zeros(rest)
                 if out[z, y, x] == 0:
                     out[z, y, x] = index
                 rest &= rest - _ONE
@@ -154,11 +155,11 @@ def find_runs_range(words, offsets, runs, start, stop):  # type: ignore[no-untyp
             carry = line[w] >> _LAST
             starts, stops = line[w] & ~before, before & ~line[w]
             while starts != _NONE:
-                runs[first, 0] = (w - 1) * _BITS + trailing_zeros(starts)
+                runs[first, 0] = (w - 1) * _BITS + _trailing_zeros(starts)
                 starts &= starts - _ONE
                 first += 1
             while stops != _NONE:
-                runs[last, 1] = (w - 1) * _BITS + trailing_zeros(stops)
+                runs[last, 1] = (w - 1) * _BITS + _trailing_zeros(stops)
                 stops &= stops - _ONE
                 last += 1
 

@@ -61,7 +61,7 @@ def moments_range(values, low, high, chosen, pivot, start, stop):  # type: ignor
         v = min(max(values[i], low), high)
         inside = (chosen == 0) | ((chosen == 1) & (v > zero)) | ((chosen == 2) & (v != zero))
         d = np.float64(v) - pivot if inside else 0.0
-        count += np.int64(inside)
+        count += 1 if inside else 0
         total += d
         squares += d * d
     return count, total, squares
