@@ -70,7 +70,7 @@ def class_map(
             if sums is None:
                 if not 0 < logits.shape[1] <= 256:
                     raise ValueError(f"logits: 1 to 256 classes are possible, got {logits.shape[1]}")
-                sums = empty_sums(logits.shape[1], depth, *image.shape[2:], where)
+                sums = empty_sums(logits.shape[1], depth, image.shape[2], image.shape[3], where)
             for scores, (y, x) in zip(logits, places, strict=True):
                 add_window(sums, scores, weights, (z, y, x))
             done += len(places)
