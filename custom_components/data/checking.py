@@ -68,17 +68,17 @@ def check_image(image: torch.Tensor, name: str, channels: int | None = None) -> 
         )
     if image.numel() == 0:
         raise InputError(f"{name}: is empty (shape {shape[1:]}); export it again")
-    if not torch.isfinite(image).all():
+    extremes = [tuple(float(v) for v in torch.aminmax(channel)) for channel in image]  # NaN where there is one: one pass for all
+    if not np.isfinite(extremes).all():
         bad = int((~torch.isfinite(image)).sum())
         raise InputError(
             f"{name}: {bad} voxel{'s are' if bad != 1 else ' is'} NaN or infinite; replace them (for example by 0) and try again"
         )
-    for index, channel in enumerate(image):
-        low, high = torch.aminmax(channel)
+    for index, (low, high) in enumerate(extremes):
         if low == high:
             which = f"channel {index} of it" if shape[0] > 1 else "it"
             raise InputError(
-                f"{name}: {which} is constant (every voxel is {low.item():g}): there is nothing to segment; check the export"
+                f"{name}: {which} is constant (every voxel is {low:g}): there is nothing to segment; check the export"
             )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from custom_components.inference.windows import HALF_TYPES, distance_weights
-from custom_components.transforms import LargestClass
+from custom_components.kernels.window_sums import add_window, decide_planes, empty_sums
 
 __all__ = ["class_map", "window_starts"]
 
@@ -24,14 +24,16 @@ def class_map(
     device: torch.device | str | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """What `WindowInferer` and then `LargestClass` give, with memory for the logits of one window's depth.
+    """What `WindowInferer` and then `LargestClass` give, with memory for the sums of one window's depth.
 
     Windows are taken from the first plane to the last. A plane that no further window reaches is decided at once: the
     weights of its windows are the same for all classes, so their sum need not be divided by.
+    (`custom_components.kernels.window_sums` says what is summed.)
 
     Args:
         image: (C, Z, Y, X).
-        network: (n, C, *roi_size) → logits (n, K, *roi_size), on ``device``.
+        network: (n, C, *roi_size) → logits (n, K, *roi_size), on ``device``. It must leave its input as it is, which may be
+            a view of the image.
         roi_size: of the windows, (z, y, x).
         overlap: of neighbouring windows, 0 ≤ overlap < 1.
         sw_batch_size: windows per network call.
@@ -43,6 +45,7 @@ def class_map(
 
     Raises:
         RuntimeError: the network gives NaN or infinite logits.
+        ValueError: more classes than uint8 can number, or none.
     """
     shape = image.shape[1:]
     # Padded with zeros on both sides where the volume is the smaller one, as MONAI does.
@@ -57,26 +60,28 @@ def class_map(
     weights = distance_weights(roi_size).to(where)
     across = [(y, x) for y in starts[1] for x in starts[2]]
     done, total = 0, len(starts[0]) * len(across)
-    sums: Tensor | None = None  # (K, depth, Y, X), of the planes from z on
+    sums: Tensor | None = None
     for i, z in enumerate(starts[0]):
         for first in range(0, len(across), sw_batch_size):
             places = across[first : first + sw_batch_size]
-            windows = torch.stack([image[:, z : z + depth, y : y + height, x : x + width] for y, x in places])
+            cuts = [image[:, z : z + depth, y : y + height, x : x + width] for y, x in places]
+            windows = torch.stack(cuts) if len(cuts) > 1 else cuts[0][None]
             logits = network(windows.to(where, torch.float32 if windows.dtype in HALF_TYPES else windows.dtype))
             if sums is None:
-                sums = torch.zeros((logits.shape[1], depth, *image.shape[2:]), device=where)
+                if not 0 < logits.shape[1] <= 256:
+                    raise ValueError(f"logits: 1 to 256 classes are possible, got {logits.shape[1]}")
+                sums = empty_sums(logits.shape[1], depth, image.shape[2], image.shape[3], where)
             for scores, (y, x) in zip(logits, places, strict=True):
-                sums[:, :, y : y + height, x : x + width].addcmul_(scores.float(), weights)
+                add_window(sums, scores, weights, (z, y, x))
             done += len(places)
             if advance is not None:
                 advance(done, total)
         assert sums is not None
-        final = (starts[0][i + 1] if i + 1 < len(starts[0]) else image.shape[1]) - z
-        result[z : z + final] = _decide(sums[:, :final])
-        kept = depth - final
-        if kept > 0:
-            sums[:, :kept] = sums[:, final:].clone()
-        sums[:, max(kept, 0) :] = 0
+        last = starts[0][i + 1] if i + 1 < len(starts[0]) else image.shape[1]
+        if not decide_planes(sums, z, last, result):
+            raise RuntimeError(
+                "the network gives NaN or infinite scores: its weights are damaged, or the image is not what it was made for"
+            )
     cut = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
     return result[tuple(cut)][None]
 
@@ -91,11 +96,3 @@ def window_starts(length: int, roi: int, overlap: float) -> list[int]:
     """
     step = max(1, int(roi * (1 - overlap))) if length > roi else roi
     return [*range(0, length - roi, step), length - roi]
-
-
-def _decide(sums: Tensor) -> Tensor:
-    if not torch.isfinite(sums.sum()):
-        raise RuntimeError(
-            "the network gives NaN or infinite scores: its weights are damaged, or the image is not what it was made for"
-        )
-    return LargestClass()(sums)[0].cpu()

@@ -110,7 +110,10 @@ def _cubic(volume: Tensor, places: Sequence[np.ndarray], size: Sequence[int]) ->
     arrays = [array for pair in taps for array in pair]
     for channel, out in zip(volume, result, strict=True):
         coefficients = spline_coefficients(channel, "nearest").numpy()
-        run_ranges(partial(kernel.sample_range, coefficients, *arrays, out), size[0])
+        if 2 * size[0] >= volume.shape[1]:
+            run_ranges(partial(kernel.sample_strips_range, coefficients, *arrays, out), -(-size[1] // kernel.STRIP))
+        else:
+            run_ranges(partial(kernel.sample_planes_range, coefficients, *arrays, out), size[0])
     return torch.from_numpy(result)
 
 

@@ -45,9 +45,9 @@ def low_histogram_range(bits, wanted, counts, start, stop):  # type: ignore[no-u
             counts[row, key & np.uint32(0xFFFF)] += 1
 
 
-@_compiled
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def moments_range(values, low, high, chosen, pivot, start, stop):  # type: ignore[no-untyped-def]
-    """Number, sum and sum of squares of (clipped value − pivot) over the chosen voxels.
+    """Number, sum and sum of squares of (clipped value − pivot) over the chosen voxels, several sums side by side.
 
     Args:
         values: (V,) float32.
@@ -59,11 +59,11 @@ def moments_range(values, low, high, chosen, pivot, start, stop):  # type: ignor
     zero = np.float32(0)
     for i in range(start, stop):
         v = min(max(values[i], low), high)
-        if chosen == 0 or (chosen == 1 and v > zero) or (chosen == 2 and v != zero):
-            d = np.float64(v) - pivot
-            count += 1
-            total += d
-            squares += d * d
+        inside = (chosen == 0) | ((chosen == 1) & (v > zero)) | ((chosen == 2) & (v != zero))
+        d = np.float64(v) - pivot if inside else 0.0
+        count += 1 if inside else 0
+        total += d
+        squares += d * d
     return count, total, squares
 
 

@@ -6,9 +6,8 @@ Two voxels are neighbours when they share a face or an edge (the 18-neighbourhoo
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from typing import Any
 
-import cc3d
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -16,10 +15,9 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy
 
 from custom_components.domain import ComponentRule
+from custom_components.kernels.bits import Bits
 
 __all__ = ["KeepComponents", "KeepComponentsd", "close_mask", "largest_components"]
-
-NEIGHBOURS: Final = 18
 
 
 def close_mask(mask: np.ndarray, iterations: int = 1) -> np.ndarray:
@@ -34,17 +32,7 @@ def close_mask(mask: np.ndarray, iterations: int = 1) -> np.ndarray:
     Returns:
         (z, y, x), bool.
     """
-    box = _box(mask, margin=iterations)
-    closed = np.zeros(mask.shape, dtype=bool)
-    if box is not None:
-        # All that is set stays within ``iterations`` voxels of the mask, so the rest of the array need not be looked at.
-        part = mask[box]
-        for _ in range(iterations):
-            part = _dilate(part)
-        for _ in range(iterations):
-            part = _erode(part)
-        closed[box] = part
-    return closed
+    return Bits.of(mask.astype(bool, copy=False)).closed(iterations).mask()
 
 
 def largest_components(mask: np.ndarray, keep: int, second_over: float = 10.0) -> np.ndarray:
@@ -58,21 +46,9 @@ def largest_components(mask: np.ndarray, keep: int, second_over: float = 10.0) -
     Returns:
         (z, y, x), bool. Of components of equal size, the one that comes first in z, y, x order is taken.
     """
-    kept = np.zeros(mask.shape, dtype=bool)
-    box = _box(mask)
-    if box is None:
-        return kept
     if keep == 0:
         return mask.astype(bool)
-    parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=NEIGHBOURS, binary_image=True)
-    sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
-    sizes[0] = 0
-    order = np.argsort(-sizes, kind="stable")
-    chosen = parts == order[0]
-    if keep == 2 and sizes[order[1]] * second_over > sizes[order[0]]:
-        chosen |= parts == order[1]
-    kept[box] = chosen
-    return kept
+    return Bits.of(mask.astype(bool, copy=False)).largest(keep, second_over).mask()
 
 
 class KeepComponents(Transform):
@@ -118,16 +94,16 @@ class KeepComponents(Transform):
         if label.ndim != 4 or label.shape[0] != 1:
             raise ValueError(f"a class map (1, Z, Y, X) is needed, got shape {tuple(label.shape)}")
         predicted = convert_to_numpy(label)[0]
-        result = predicted.copy()
-        grown: dict[int, np.ndarray] = {}
+        result = predicted.copy(order="C")
+        pairs: list[tuple[int, Bits, Bits]] = []
         for index, rule in self.rules.items():
-            mask = predicted == index
-            grown_mask = mask | close_mask(mask, rule.closing) if rule.closing else mask
-            kept = largest_components(grown_mask, rule.keep, rule.second_over)
-            result[mask & ~kept] = 0
-            grown[index] = kept & ~mask
-        for index, added in grown.items():
-            result[added & (result == 0)] = index
+            mask = Bits.of(predicted, index)
+            grown = mask | mask.closed(rule.closing) if rule.closing else mask
+            kept = grown.largest(rule.keep, rule.second_over) if rule.keep else grown
+            mask.clear(kept, result)
+            pairs.append((index, mask, kept))
+        for index, mask, kept in pairs:
+            mask.fill(kept, index, result)
         return convert_to_dst_type(result[None], label)[0]
 
 
@@ -149,44 +125,3 @@ class KeepComponentsd(MapTransform):
         for key in self.key_iterator(result):
             result[key] = self.transform(result[key])
         return result
-
-
-def _dilate(mask: np.ndarray) -> np.ndarray:
-    """By the 18-neighbourhood: of the three planes through a voxel, the 3×3 in each."""
-    x, y = _along(mask, 2, np.logical_or), _along(mask, 1, np.logical_or)
-    result = _along(x, 1, np.logical_or)
-    result |= _along(x, 0, np.logical_or)
-    result |= _along(y, 0, np.logical_or)
-    return result
-
-
-def _erode(mask: np.ndarray) -> np.ndarray:
-    """By the 18-neighbourhood; what lies outside the array is background."""
-    x, y = _along(mask, 2, np.logical_and), _along(mask, 1, np.logical_and)
-    result = _along(x, 1, np.logical_and)
-    result &= _along(x, 0, np.logical_and)
-    result &= _along(y, 0, np.logical_and)
-    return result
-
-
-def _along(mask: np.ndarray, axis: int, combine: np.ufunc) -> np.ndarray:
-    """Each voxel with its two neighbours along an axis; the neighbour outside the array is background."""
-    result = mask.copy()
-    view, source = np.moveaxis(result, axis, 0), np.moveaxis(mask, axis, 0)
-    combine(view[1:], source[:-1], out=view[1:])
-    combine(view[:-1], source[1:], out=view[:-1])
-    if combine is np.logical_and:
-        view[0] = view[-1] = False
-    return result
-
-
-def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
-    """Bounding box of what is set, wider by ``margin`` within the array; None of an empty mask."""
-    box: list[slice] = []
-    for axis in range(mask.ndim):
-        part = mask[tuple(box)]  # of the axes before only what is set: the rest need not be looked at again
-        set_along = np.flatnonzero(part.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if not set_along.size:
-            return None
-        box.append(slice(max(0, int(set_along[0]) - margin), int(set_along[-1]) + 1 + margin))
-    return tuple(box)
