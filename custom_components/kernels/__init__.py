@@ -2,10 +2,13 @@
 
 from custom_components.kernels.depthwise import depthwise_conv3d, depthwise_conv3d_reference
 from custom_components.kernels.norm import instance_norm_act, instance_norm_act_reference
+from custom_components.kernels.pointwise import pointwise_conv3d, pointwise_conv3d_reference
 
 __all__ = [
     "depthwise_conv3d",
     "depthwise_conv3d_reference",
     "instance_norm_act",
     "instance_norm_act_reference",
+    "pointwise_conv3d",
+    "pointwise_conv3d_reference",
 ]
