@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_components.kernels import (
+    Norm,
     depthwise_conv3d,
     depthwise_conv3d_reference,
     instance_norm_act,
@@ -68,6 +69,10 @@ class InstanceNormAct(nn.Module):
     @torch.jit.unused
     def _fast(self, x: Tensor) -> Tensor:
         return instance_norm_act(x, self.weight, self.bias, 1e-5, self.slope)
+
+    def as_norm(self) -> Norm:
+        """The same for `custom_components.kernels.filter_norm_act`."""
+        return Norm(self.weight, self.bias, self.slope)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, slope={self.slope}"
