@@ -130,7 +130,9 @@ def output_size(x: Tensor, stride: list[int]) -> tuple[int, int, int]:
     return z, y, x_
 
 
-def forward(x: Any, weight: Any, bias: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None) -> None:
+def forward(
+    x: Any, weight: Any, bias: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None
+) -> None:
     """The filter on ``[start, stop)`` of (N·C, Z, Y, X) volumes; ``stop`` and ``bias`` None are all of them and zero."""
     from custom_components.kernels import depthwise_numba, stencil_numba
 
@@ -142,7 +144,9 @@ def forward(x: Any, weight: Any, bias: Any, stride: Size3, out: Any, stencil: bo
         depthwise_numba.forward_range(x, weight, bias, stride, out, start, stop)
 
 
-def weight_gradient(x: Any, gradient: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None) -> None:
+def weight_gradient(
+    x: Any, gradient: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None
+) -> None:
     """Gradient of the filter of each volume, likewise."""
     from custom_components.kernels import depthwise_numba, stencil_numba
 

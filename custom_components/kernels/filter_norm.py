@@ -36,7 +36,13 @@ class Norm:
 
 
 def filter_norm_act(
-    x: Tensor, weight: Tensor, bias: Tensor, after: Norm, stride: tuple[int, int, int], before: Norm | None = None, eps: float = 1e-5
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    after: Norm,
+    stride: tuple[int, int, int],
+    before: Norm | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """after(filter(before(x))), the norms with their activations.
 
@@ -59,7 +65,13 @@ def filter_norm_act(
 
 
 def filter_norm_act_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, after: Norm, stride: tuple[int, int, int], before: Norm | None = None, eps: float = 1e-5
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    after: Norm,
+    stride: tuple[int, int, int],
+    before: Norm | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """`filter_norm_act` layer by layer: the reference, and what a GPU runs, with kernels of its own for each layer."""
     if before is not None:
@@ -151,9 +163,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x, before_weight, before_bias, before_slope, weight, bias, after_weight, after_bias, after_slope, stride, eps
-):  # type: ignore[no-untyped-def]
+def _(x, before_weight, before_bias, before_slope, weight, bias, after_weight, after_bias, after_slope, stride, eps):  # type: ignore[no-untyped-def]
     count = x.shape[0] * weight.shape[0]
     out = x.new_empty((x.shape[0], weight.shape[0], *output_size(x, stride)))
     return out, x.new_empty((2, 0 if before_weight is None else count)), x.new_empty((2, count))
@@ -239,7 +249,7 @@ def _(
 
 
 def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, before_weight, before_bias, before_slope, weight, bias, after_weight, after_bias, after_slope, stride, _ = inputs
+    x, before_weight, before_bias, before_slope, weight, _, after_weight, after_bias, after_slope, stride, _ = inputs
     _, moments_before, moments = output
     ctx.save_for_backward(x, before_weight, before_bias, weight, after_weight, after_bias, moments_before, moments)
     ctx.before_slope, ctx.after_slope, ctx.stride = before_slope, after_slope, stride
