@@ -30,10 +30,20 @@ def network(strides: list[list[int]], inputs: int = 1, **changes) -> U2Net:
     return U2Net({"a": domain}, (4, 6, 9), **changes)
 
 
+def without_kinks(path: torch.nn.Module) -> torch.nn.Module:
+    """Activations as straight lines: at a kink rounding decides between two slopes, in any arithmetic."""
+    for layer in path.modules():
+        if isinstance(layer, InstanceNormAct):
+            layer.slope = 1.0
+        elif isinstance(layer, torch.nn.LeakyReLU):
+            layer.negative_slope = 1.0
+    return path
+
+
 def gradients(net: U2Net, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    net.zero_grad(set_to_none=True)
+    path = net.select("a")
     x = x.detach().requires_grad_()
-    net(x).square().sum().backward()
+    without_kinks(path)(x).square().sum().backward()
     return {"input": x.grad, **{name: p.grad for name, p in net.named_parameters()}}
 
 
@@ -53,18 +63,14 @@ def test_gradients_equal_those_in_float64_per_tensor(strides, inputs, contiguous
     for name, actual in gradients(net, x).items():
         assert actual.shape == expected[name].shape
         error = (actual - expected[name]).abs().max()
-        # Voxels within rounding of an activation's kink take the other slope, in plain float32 more of them than here.
-        assert error <= 2e-3 * expected[name].abs().max() + 1e-5 * largest, name
+        assert error <= 1e-4 * expected[name].abs().max() + 2e-6 * largest, name
 
 
 def losses(steps: int, kinks: bool) -> list[float]:
     """Curve of a training; without kinks, activations are straight lines and the norms alone are left of them."""
     path = network(STRIDES["halved"]).train().select("a")
-    for layer in path.modules():
-        if isinstance(layer, InstanceNormAct) and not kinks:
-            layer.slope = 1.0
-        if isinstance(layer, torch.nn.LeakyReLU) and not kinks:
-            layer.negative_slope = 1.0
+    if not kinks:
+        without_kinks(path)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(4, 1, 8, 8, 8, generator=generator)
     labels = (images[:, 0] > 0.5).long() + (images[:, 0] > 1.2).long()
