@@ -239,10 +239,21 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    gradient, x, before_weight, before_bias, before_slope, weight, after_weight, after_bias, after_slope, stride,
-    moments_before, moments, needs_input,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+def _(  # type: ignore[no-untyped-def]
+    gradient,
+    x,
+    before_weight,
+    before_bias,
+    before_slope,
+    weight,
+    after_weight,
+    after_bias,
+    after_slope,
+    stride,
+    moments_before,
+    moments,
+    needs_input,
+):
     grad_x = x.new_empty(x.shape if needs_input else (0,))  # contiguous, whatever x is
     before = x.new_empty((2, 0 if before_weight is None else weight.shape[0]))
     return grad_x, before, weight.new_empty(weight.shape), weight.new_empty((2, weight.shape[0]))

@@ -147,7 +147,8 @@ class Stem(nn.Sequential):
 
     @torch.jit.unused
     def _fast(self, x: Tensor) -> Tensor:
-        convolution, norm = self[0], self[1]
+        convolution: Any = self[0]
+        norm: Any = self[1]
         if convolution.in_channels != 1 or not fast_cpu(x, convolution.weight):
             result: Tensor = norm(convolution(x))
             return result
