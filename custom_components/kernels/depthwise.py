@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,16 @@ from torch import Tensor
 from custom_components.kernels.dispatch import fast
 from custom_components.kernels.threads import run_ranges
 
-__all__ = ["depthwise_conv3d", "depthwise_conv3d_reference"]
+Size3 = tuple[int, ...]
+__all__ = [
+    "depthwise_conv3d",
+    "depthwise_conv3d_reference",
+    "forward",
+    "input_gradient",
+    "is_stencil",
+    "output_size",
+    "weight_gradient",
+]
 
 
 def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
@@ -47,16 +56,10 @@ def _volumes(x: Tensor):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("u2net::depthwise_conv3d", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
-    from custom_components.kernels import depthwise_numba, stencil_numba
-
     out = _output(x, stride)
     source, target, filters = _volumes(x), out.flatten(0, 1).numpy(), _volumes(weight)
-    offset = bias.detach().contiguous().numpy()
-    if _is_stencil(weight, stride):
-        work = partial(stencil_numba.filter_range, source, filters, offset, target)
-    else:
-        work = partial(depthwise_numba.forward_range, source, filters, offset, tuple(stride), target)
-    run_ranges(work, source.shape[0])
+    offset, stencil = bias.detach().contiguous().numpy(), is_stencil(weight, stride)
+    run_ranges(lambda i, j: forward(source, filters, offset, tuple(stride), target, stencil, i, j), source.shape[0])
     return out
 
 
@@ -74,23 +77,15 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: list[int]) -> Tensor:
 
 @torch.library.custom_op("u2net::depthwise_conv3d_backward", mutates_args=(), device_types="cpu")
 def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: list[int], needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from custom_components.kernels import depthwise_numba, stencil_numba
-
     n, c = x.shape[:2]
     g, source, filters = _volumes(gradient), _volumes(x), _volumes(weight)
     per_sample = torch.empty((n * c, *weight.shape[2:]), dtype=x.dtype)
-    weights = per_sample.numpy()
+    weights, steps, stencil = per_sample.numpy(), tuple(stride), is_stencil(weight, stride)
+    run_ranges(lambda i, j: weight_gradient(source, g, steps, weights, stencil, i, j), n * c)
     grad_x = torch.empty(x.shape if needs_input else (0,), dtype=x.dtype)
-    if _is_stencil(weight, stride):
-        turned, none = np.ascontiguousarray(filters[:, ::-1, ::-1, ::-1]), np.zeros(c, np.float32)
-        weight_work = partial(stencil_numba.weight_gradient_range, source, g, weights)
-        input_work = partial(stencil_numba.filter_range, g, turned, none)
-    else:
-        weight_work = partial(depthwise_numba.weight_gradient_range, source, g, tuple(stride), weights)
-        input_work = partial(depthwise_numba.input_gradient_range, g, filters, tuple(stride))
-    run_ranges(weight_work, n * c)
     if needs_input:
-        run_ranges(partial(input_work, grad_x.flatten(0, 1).numpy()), n * c)
+        target = grad_x.flatten(0, 1).numpy()
+        run_ranges(lambda i, j: input_gradient(g, filters, steps, target, stencil, i, j), n * c)
     grad_weight = per_sample.view(n, c, *weight.shape[2:]).sum(0).unsqueeze(1)
     return grad_x, grad_weight, gradient.sum((0, 2, 3, 4))
 
@@ -124,11 +119,57 @@ def _gradients(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
 _forward.register_autograd(_gradients, setup_context=_setup)
 
 
-def _is_stencil(weight: Tensor, stride: list[int]) -> bool:
+def is_stencil(weight: Tensor, stride: list[int]) -> bool:
     """Whether `custom_components.kernels.stencil_numba` takes it: most layers of a network, and those on the finest grid."""
     return weight.shape[2] in (1, 3) and tuple(weight.shape[3:]) == (3, 3) and list(stride) == [1, 1, 1]
 
 
+def output_size(x: Tensor, stride: list[int]) -> tuple[int, int, int]:
+    """(z, y, x) of the output."""
+    z, y, x_ = (-(-n // s) for n, s in zip(x.shape[2:], stride, strict=True))
+    return z, y, x_
+
+
+def forward(
+    x: Any, weight: Any, bias: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None
+) -> None:
+    """The filter on ``[start, stop)`` of (N·C, Z, Y, X) volumes; ``stop`` and ``bias`` None are all of them and zero."""
+    from custom_components.kernels import depthwise_numba, stencil_numba
+
+    stop = out.shape[0] if stop is None else stop
+    bias = np.zeros(weight.shape[0], np.float32) if bias is None else bias
+    if stencil:
+        stencil_numba.filter_range(x, weight, bias, out, start, stop)
+    else:
+        depthwise_numba.forward_range(x, weight, bias, stride, out, start, stop)
+
+
+def weight_gradient(
+    x: Any, gradient: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None
+) -> None:
+    """Gradient of the filter of each volume, likewise."""
+    from custom_components.kernels import depthwise_numba, stencil_numba
+
+    stop = out.shape[0] if stop is None else stop
+    if stencil:
+        stencil_numba.weight_gradient_range(x, gradient, out, start, stop)
+    else:
+        depthwise_numba.weight_gradient_range(x, gradient, stride, out, start, stop)
+
+
+def input_gradient(
+    gradient: Any, weight: Any, stride: Size3, out: Any, stencil: bool, start: int = 0, stop: int | None = None
+) -> None:
+    """Gradient of the input, likewise; for a stencil it is the filter turned round."""
+    from custom_components.kernels import depthwise_numba, stencil_numba
+
+    stop = out.shape[0] if stop is None else stop
+    if stencil:
+        turned = np.ascontiguousarray(weight[:, ::-1, ::-1, ::-1])
+        stencil_numba.filter_range(gradient, turned, np.zeros(weight.shape[0], np.float32), out, start, stop)
+    else:
+        depthwise_numba.input_gradient_range(gradient, weight, stride, out, start, stop)
+
+
 def _output(x: Tensor, stride: list[int]) -> Tensor:
-    size = [-(-n // s) for n, s in zip(x.shape[2:], stride, strict=True)]
-    return x.new_empty((*x.shape[:2], *size))
+    return x.new_empty((*x.shape[:2], *output_size(x, stride)))

@@ -11,13 +11,50 @@ import math
 import numba
 import numpy as np
 
-__all__ = ["backward_range", "forward_range"]
+__all__ = ["apply_range", "backward_range", "forward_range"]
 
 _BLOCK = 1024
 _FAST = {"contract", "reassoc", "nsz"}
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _block(row, begin, end):  # type: ignore[no-untyped-def]
+    """Mean, and sum of squared deviations from it, of a block that the first sum leaves in the fastest cache."""
+    part = row[begin:end]
+    first = part[0]  # deviations from one voxel: no cancellation for images far from zero
+    total = np.float32(0)
+    for i in range(part.shape[0]):
+        total += part[i] - first
+    mean = first + total / np.float32(part.shape[0])
+    squares = np.float32(0)
+    for i in range(part.shape[0]):
+        d = part[i] - mean
+        squares += d * d
+    return np.float64(mean), np.float64(squares)
+
+
+@numba.njit(nogil=True, cache=True)
+def _moments(row):  # type: ignore[no-untyped-def]
+    """Mean and biased variance in one sweep: blocks in float32, merged in float64 (Chan, Golub and LeVeque, 1983)."""
+    n = row.shape[0]
+    mean, squares = 0.0, 0.0
+    for begin in range(0, n, _BLOCK):
+        end = min(begin + _BLOCK, n)
+        part, part_squares = _block(row, begin, end)
+        delta, share = part - mean, (end - begin) / end
+        mean += delta * share
+        squares += part_squares + delta * delta * share * begin
+    return mean, squares / n
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _apply(row, scale, offset, slope, target):  # type: ignore[no-untyped-def]
+    for i in range(row.shape[0]):
+        v = row[i] * scale + offset
+        target[i] = v if v > 0 else v * slope
+
+
+@numba.njit(nogil=True, cache=True)
 def forward_range(x, weight, bias, eps, slope, out, mean, rstd, start, stop):  # type: ignore[no-untyped-def]
     """out = leaky_relu(weight · (x − mean)/sqrt(var + eps) + bias).
 
@@ -28,35 +65,20 @@ def forward_range(x, weight, bias, eps, slope, out, mean, rstd, start, stop):  #
         slope: of the LeakyReLU for negative values; 1 switches the activation off.
         mean, rstd: (N·C,) float32, written: the statistics the backward needs.
     """
-    n = x.shape[1]
     for m in range(start, stop):
-        row = x[m]
-        shift = row[0]  # sums of deviations from one voxel: no cancellation for images far from zero
-        # float32 within a block, float64 across blocks: as fast as float32, as exact as torch.
-        total = 0.0
-        for block in range(0, n, _BLOCK):
-            part = np.float32(0)
-            for i in range(block, min(block + _BLOCK, n)):
-                part += row[i] - shift
-            total += float(part)
-        mu = np.float32(shift + total / n)
-        squares = 0.0
-        for block in range(0, n, _BLOCK):
-            part = np.float32(0)
-            for i in range(block, min(block + _BLOCK, n)):
-                d = row[i] - mu
-                part += d * d
-            squares += float(part)
-        r = np.float32(1.0 / math.sqrt(squares / n + eps))
+        mu, variance = _moments(x[m])
         mean[m] = mu
-        rstd[m] = r
+        rstd[m] = 1.0 / math.sqrt(variance + eps)
+        apply_range(x, weight, bias, mean, rstd, slope, out, m, m + 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def apply_range(x, weight, bias, mean, rstd, slope, out, start, stop):  # type: ignore[no-untyped-def]
+    """`forward_range` with the statistics given."""
+    for m in range(start, stop):
         c = m % weight.shape[0]
-        scale = weight[c] * r
-        offset = bias[c] - mu * scale
-        target = out[m]
-        for i in range(n):
-            v = row[i] * scale + offset
-            target[i] = v if v > 0 else v * slope
+        scale = weight[c] * rstd[m]
+        _apply(x[m], scale, bias[c] - mean[m] * scale, slope, out[m])
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)

@@ -13,13 +13,13 @@ from numba import types
 
 from custom_components.kernels.vectors import BLOCK, FLOAT, INT64, INTP, Vectors, emitted
 
-__all__ = ["ROWS", "dot_block", "filter_block"]
+__all__ = ["ROWS", "dot_block", "filter_block", "multiply_add"]
 
 ROWS = 4
 _FUSED = ("contract",)
 
 
-def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
+def multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=_FUSED), total, flags=_FUSED)
 
 
@@ -55,7 +55,7 @@ def filter_block(typing: Any, source: Any, planes: Any, pitch: Any, taps: Any, b
             for row, column, values in _inputs(vectors, data, start, arguments[2]):
                 for target in range(ROWS):
                     if 0 <= row - target < 3:
-                        sums[target] = _multiply_add(builder, values, weights[3 * (row - target) + column], sums[target])
+                        sums[target] = multiply_add(builder, values, weights[3 * (row - target) + column], sums[target])
         for row, total in enumerate(sums):
             vectors.store(total, vectors.array(5, arguments), vectors.row(row, arguments[7], arguments[6]))
         return context.get_dummy_value()
@@ -85,7 +85,7 @@ def dot_block(typing: Any, source: Any, start: Any, pitch: Any, gradient: Any, a
             for target in range(ROWS):
                 if 0 <= row - target < 3:
                     tap = 3 * (row - target) + column
-                    taps[tap] = _multiply_add(builder, values, rows[target], taps[tap])
+                    taps[tap] = multiply_add(builder, values, rows[target], taps[tap])
         for place, total in zip(places, taps, strict=True):
             vectors.store(total, totals, place)
         return context.get_dummy_value()

@@ -19,7 +19,7 @@ from custom_components.kernels.vectors import BLOCK
 
 __all__ = ["filter_range", "weight_gradient_range"]
 
-STAMP = "35531224edf9"  # of vectors.py and stencil_blocks.py, see vectors.py
+STAMP = "03ea290264d3"  # of vectors.py and stencil_blocks.py, see vectors.py
 _compiled: Any = numba.njit(nogil=True, cache=True)
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from custom_components.kernels import depthwise_conv3d, depthwise_conv3d_reference, instance_norm_act, instance_norm_act_reference
-from custom_components.kernels.dispatch import fast_cpu
+from custom_components.kernels import (
+    Norm,
+    depthwise_conv3d,
+    depthwise_conv3d_reference,
+    instance_norm_act,
+    instance_norm_act_reference,
+    pointwise_conv3d,
+    pointwise_conv3d_reference,
+)
 
 __all__ = ["NEGATIVE_SLOPE", "DepthwiseConv3d", "InstanceNormAct", "PointwiseConv3d", "ShrinkConv3d", "convolution", "initialise"]
 
@@ -63,29 +70,30 @@ class InstanceNormAct(nn.Module):
     def _fast(self, x: Tensor) -> Tensor:
         return instance_norm_act(x, self.weight, self.bias, 1e-5, self.slope)
 
+    def as_norm(self) -> Norm:
+        """The same for `custom_components.kernels.filter_norm_act`."""
+        return Norm(self.weight, self.bias, self.slope)
+
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, slope={self.slope}"
 
 
 class PointwiseConv3d(nn.Conv3d):
-    """1×1×1 convolution; on the CPU one matrix product per sample, whose backward is faster than the convolution's."""
+    """1×1×1 convolution; runs `custom_components.kernels.pointwise_conv3d`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias
+        assert bias is not None  # TorchScript refines the type of a local only
         if torch.jit.is_scripting():
-            return self._conv_forward(x, self.weight, self.bias)
-        return self._fast(x)
+            return pointwise_conv3d_reference(x, self.weight, bias)
+        return self._fast(x, bias)
 
     @torch.jit.unused
-    def _fast(self, x: Tensor) -> Tensor:
-        if not fast_cpu(x, self.weight):
-            return self._conv_forward(x, self.weight, self.bias)
-        assert self.bias is not None
-        n = x.shape[0]
-        filters = self.weight.flatten(1).unsqueeze(0).expand(n, -1, -1)
-        return torch.baddbmm(self.bias.view(1, -1, 1), filters, x.flatten(2)).view(n, -1, *x.shape[2:])
+    def _fast(self, x: Tensor, bias: Tensor) -> Tensor:
+        return pointwise_conv3d(x, self.weight, bias)
 
 
 class ShrinkConv3d(nn.Conv3d):

@@ -8,9 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from custom_components.kernels import filter_norm_act
+from custom_components.kernels.dispatch import fast_cpu
 from custom_components.networks.layers import NEGATIVE_SLOPE, Size3
 from custom_components.networks.parts import Plan, Shape, head_levels
-from custom_components.networks.units import UNITS, SeparableUnit
+from custom_components.networks.units import UNITS, SeparableUnit, in_turn
 
 __all__ = ["DomainPath"]
 
@@ -43,7 +45,7 @@ class DomainPath(nn.Module):
                 i in heads,
             )
 
-        self.stem = nn.Sequential(domain["stem"]["conv"], domain["stem"]["norm"])
+        self.stem = Stem(domain["stem"]["conv"], domain["stem"]["norm"])
         self.encoder = nn.ModuleList(EncoderBlock(unit, trunk["encoder"][i], domain["encoder"][i]) for i in steps)
         self.down = nn.ModuleList(down(i) for i in steps)
         self.bottom = EncoderBlock(unit, trunk["encoder"][len(steps)], domain["encoder"][len(steps)])
@@ -100,7 +102,14 @@ class EncoderBlock(nn.Module):
         self.act = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(x + self.second(self.first(x)))
+        if torch.jit.is_scripting():
+            return self.act(x + self.second(self.first(x)))
+        return self._fast(x)
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor) -> Tensor:
+        result: Tensor = self.act(x + in_turn(self.first, self.second, x))
+        return result
 
 
 class DecoderStage(nn.Module):
@@ -115,8 +124,39 @@ class DecoderStage(nn.Module):
         return self.block(torch.cat([self.up(self.upsample(x)), skip], 1))
 
 
+class UnitPair(nn.Sequential):
+    """Two units, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self[1](self[0](x))
+        return self._fast(x)
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor) -> Tensor:
+        return in_turn(self[0], self[1], x)
+
+
+class Stem(nn.Sequential):
+    """The domain's first convolution and its norm; one input channel goes the way of a depthwise filter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self[1](self[0](x))
+        return self._fast(x)
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor) -> Tensor:
+        convolution: Any = self[0]
+        norm: Any = self[1]
+        if convolution.in_channels != 1 or not fast_cpu(x, convolution.weight):
+            result: Tensor = norm(convolution(x))
+            return result
+        return filter_norm_act(x, convolution.weight, convolution.bias, norm.as_norm(), (1, 1, 1))
+
+
 def _pair(unit: Any, trunk: Any, domain: Any) -> nn.Module:
-    return nn.Sequential(unit(trunk["first"], domain["first"]), unit(trunk["second"], domain["second"]))
+    return UnitPair(unit(trunk["first"], domain["first"]), unit(trunk["second"], domain["second"]))
 
 
 def divisors(strides: Sequence[Size3]) -> Size3:

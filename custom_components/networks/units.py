@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from custom_components.kernels import filter_norm_act
 from custom_components.networks.layers import DepthwiseConv3d, InstanceNormAct, PointwiseConv3d, Size3, convolution
 
-__all__ = ["UNITS", "DenseUnit", "ParallelUnit", "SeparableUnit", "SeriesUnit"]
+__all__ = ["UNITS", "DenseUnit", "ParallelUnit", "SeparableUnit", "SeriesUnit", "in_turn"]
 
 
 class SeparableUnit(nn.Module):
@@ -53,7 +55,32 @@ class SeparableUnit(nn.Module):
         self.depthwise, self.norm_in, self.pointwise, self.norm = domain["depthwise"], domain["norm_in"], trunk, domain["norm"]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.pointwise(self.norm_in(self.depthwise(x))))
+        if torch.jit.is_scripting():
+            return self.norm(self.pointwise(self.norm_in(self.depthwise(x))))
+        return self._fast(x)
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.mixed(x))
+        return result
+
+    @torch.jit.unused
+    def mixed(self, x: Tensor, before: InstanceNormAct | None = None) -> Tensor:
+        """The unit without its last norm, of before(x)."""
+        first = None if before is None else before.as_norm()
+        depthwise = self.depthwise
+        filtered = filter_norm_act(x, depthwise.weight, depthwise.bias, self.norm_in.as_norm(), depthwise.steps, first)
+        result: Tensor = self.pointwise(filtered)
+        return result
+
+
+def in_turn(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor:
+    """second(first(x)); the norm between two separable units is computed together with the filter that follows it."""
+    if isinstance(first, SeparableUnit) and isinstance(second, SeparableUnit):
+        result: Tensor = second.norm(second.mixed(first.mixed(x), first.norm))
+        return result
+    result = second(first(x))
+    return result
 
 
 class DenseUnit(nn.Module):

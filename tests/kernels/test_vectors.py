@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from custom_components.kernels import resample_numba, stencil_numba, vectors
+from custom_components.kernels import pointwise_numba, resample_numba, stencil_numba, vectors
 
 FOLDER = Path(vectors.__file__).parent
 
@@ -15,6 +15,7 @@ FOLDER = Path(vectors.__file__).parent
     [
         (resample_numba, ["vectors.py", "resample_blocks.py", "rows_numba.py"]),
         (stencil_numba, ["vectors.py", "stencil_blocks.py"]),
+        (pointwise_numba, ["vectors.py", "stencil_blocks.py", "pointwise_blocks.py"]),
     ],
 )
 def test_a_kernel_is_compiled_anew_when_a_file_that_it_uses_changes(module, used):
