@@ -133,16 +133,19 @@ def test_cases_on_disk_give_the_patches_of_cases_in_memory(phantoms: dict[str, P
         assert torch.equal(batch["label"], batches[0]["label"])
 
 
-def test_without_weights_there_is_one_error_that_says_what_to_do(
-    made: Made, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_without_weights_there_is_one_error_that_says_what_to_do(made: Made, phantoms: dict[str, Path], tmp_path: Path) -> None:
     if made.facts.weights:
         pytest.skip("has weights")
     card = (made.folder / "docs" / "README.md").read_text()
     assert "no trained weights yet" in card
     assert "no trained weights yet" in json.loads((made.folder / "configs" / "metadata.json").read_text())["description"]
     image = sorted((phantoms[made.domain.name] / "imagesTr").iterdir())[0]
-    values = {"bundle_root": str(made.folder), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "input": str(image)}
+    values = {
+        "bundle_root": str(made.folder),
+        "ckpt_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "out"),
+        "input": str(image),
+    }
     flow = workflow(made.folder, ["inference.json"], values, "inference")
     with pytest.raises(RuntimeError) as caught:
         flow.run()
