@@ -121,19 +121,18 @@ class BestWeights:
     see the same weights; another network as ``model.pt`` alone.
 
     Args:
-        models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was attached
-            are kept, once, in ``before_training`` beside them.
+        models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was made are
+            kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
     """
 
     def __init__(self, models_dir: str | Path, network: nn.Module) -> None:
         self.models_dir = Path(models_dir)
         self.network = network
-        self._earlier: list[Path] = []
-
-    def attach(self, engine: Workflow) -> None:
         # Now: later on, what is there may be this training's own.
         self._earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
+
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:

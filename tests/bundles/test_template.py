@@ -90,7 +90,7 @@ def test_a_new_domain_gets_a_complete_bundle(lung: Domain, tmp_path: Path) -> No
     assert isinstance(network, U2Net)
     assert network.config["channels"] == [16, 32, 64]
     card = (folder / "docs" / "README.md").read_text()
-    assert "no trained weights yet" in card and "Task06_Lung" in card and "license is not stated" not in card
+    assert "no trained weights yet" in card and "Task06_Lung" in card and "Its licence is not stated" in card
 
 
 def test_an_existing_folder_is_refused_and_stays(lung: Domain, tmp_path: Path) -> None:
