@@ -2,47 +2,24 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
 from torch.nn import functional
 
-from custom_components.domain import Domain
 from custom_components.networks import U2Net, fingerprint
 from custom_components.weights import WeightsError, load_network, network_on_trunk, save_bundle_weights
 from custom_components.weights.on_trunk import fitted
-
-REAL = Domain.from_file(Path(__file__).parents[2] / "bundles" / "hippocampus_mri_segmentation" / "configs" / "domain.json")
-
-
-def domain(name: str, channels: int = 1, classes: int = 2, **changes: Any) -> Domain:
-    """A task of three levels with [1, 3, 3] filters at the top."""
-    values = {
-        "name": name,
-        "channels": [f"c{i}" for i in range(channels)],
-        "labels": {"background": 0, **{f"class{i}": i for i in range(1, classes)}},
-        "label_merges": {},
-        "postprocessing": {},
-        "patch_size": [4, 8, 8],
-        "strides": [[1, 2, 2], [2, 2, 2]],
-        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-    }
-    return Domain.from_dict({**REAL.model_dump(mode="json"), **values, **changes})
-
+from tests.weights.bundles import PLAN, domain, randomised
 
 HEART, LIVER, KNEE = domain("heart_mri"), domain("liver_ct", 1, 2), domain("knee_mri", 2, 3)
-PLAN = {"channels": (2, 3, 4), "deep_supervision": "heads"}
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    network = U2Net({d.name: d.network for d in (HEART, LIVER, KNEE)}, **PLAN)
-    for parameter in network.parameters():  # norms start as 1 and 0, which would hide a tensor that is not copied
-        torch.nn.init.normal_(parameter)
-    save_bundle_weights(network, tmp_path)
+    save_bundle_weights(randomised(U2Net({d.name: d.network for d in (HEART, LIVER, KNEE)}, **PLAN)), tmp_path)
     return tmp_path
 
 

@@ -1,0 +1,202 @@
+"""Adapters that leave a bundle or enter it: export, import and removal, each of them whole or not at all.
+
+Files change one after another, so a process that is killed can stop in between. The order is such that the adapters and
+their trunk are a network at every moment, and that ``model.pt``, the last, is either the old one or the new one; doing the
+same again completes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from custom_components.data.writing import atomic_path
+from custom_components.domain import Domain
+from custom_components.weights.adapters import (
+    MODEL_FILE,
+    TRUNK_FILE,
+    adapter_path,
+    adapter_paths,
+    load_adapter,
+    load_network,
+    load_trunk,
+)
+from custom_components.weights.bundle_files import (
+    check_bundle,
+    describe_header,
+    description_path,
+    find_domain,
+    models_of,
+    take_adapter,
+)
+from custom_components.weights.files import WeightsError, write_tensors
+from custom_components.weights.headers import AdapterHeader, AdapterNotes, check_agrees, with_notes
+from custom_components.weights.states import check_state
+
+if TYPE_CHECKING:
+    from custom_components.networks import U2Net
+
+__all__ = ["export_adapter", "import_adapter", "remove_adapter"]
+
+
+def export_adapter(bundle_dir: str | Path, name: str, output_dir: str | Path, licence: str | None = None) -> Path:
+    """Write one adapter with its description in it, so that the file alone is enough to import it elsewhere.
+
+    Args:
+        bundle_dir: the bundle.
+        name: of the domain.
+        output_dir: where ``<domain>.safetensors`` is written; made if missing.
+        licence: written into the header; None keeps what it says.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the bundle has no such domain or no description of it, a file exists in its place that differs, or
+            see `list_adapters`.
+    """
+    adapter, tensors = take_adapter(Path(bundle_dir), name)
+    target = adapter_path(output_dir, name)
+    if target.resolve() == adapter.path.resolve():
+        raise WeightsError(f"{target}: is the bundle's own file; choose another folder")
+    header = with_notes(adapter.header, AdapterNotes(description=adapter.domain, licence=licence), adapter.path)
+    if target.exists() and not _holds(target, header):
+        raise WeightsError(f"{target}: exists and is another file; choose another folder")
+    write_tensors(target, tensors, header.to_json())
+    return target
+
+
+def import_adapter(file: str | Path, bundle_dir: str | Path, description: str | Path | None = None) -> Path:
+    """Add an adapter to a bundle of many domains: the file, its description and a new ``model.pt``, in this order.
+
+    An import that was stopped is completed by doing it again.
+
+    Args:
+        file: an adapter trained with the bundle's trunk.
+        bundle_dir: with a folder ``configs/domains``.
+        description: a ``domain.json``, for a file that has none in it.
+
+    Returns:
+        The adapter's place in the bundle.
+
+    Raises:
+        InputError: the file is another trunk's or another architecture's, damaged, changed or not finite; it has no
+            description, or one that does not fit; the bundle has a domain of this name; or a file cannot be written.
+    """
+    file, bundle, models = Path(file), Path(bundle_dir), models_of(bundle_dir)
+    _must_hold_many(bundle)
+    with _locked(models):
+        header, tensors = load_adapter(file, load_trunk(models / TRUNK_FILE)[0])
+        given = Domain.from_file(description) if description is not None else header.domain_description(file)
+        if given is None:
+            raise WeightsError(f"{file}: has no description in it; give the domain.json of its domain as well")
+        check_agrees(file, header, given)
+        header = with_notes(header, AdapterNotes(description=given), file)
+        target, text = adapter_path(models, given.name), description_path(bundle, given.name)
+        _must_be_new(target, text, header, given)
+        network = load_network(models)
+        if given.name not in network.domains:
+            try:
+                network.add_domain(given.name, given.network)
+            except ValueError as error:
+                raise WeightsError(f"{file}: does not fit the bundle ({error})") from None
+        check_state(network.adapter_state(given.name), tensors, str(file))
+        network.load_state_dict(tensors, strict=False)
+        # Left in reverse: the adapter first, which alone changes no other domain, and model.pt last.
+        with ExitStack() as places:
+            write_tensors(places.enter_context(atomic_path(models / MODEL_FILE)), network.state_dict())
+            places.enter_context(atomic_path(text)).write_text(given.to_json() + "\n", encoding="utf-8")
+            write_tensors(places.enter_context(atomic_path(target)), tensors, header.to_json())
+    return target
+
+
+def remove_adapter(bundle_dir: str | Path, name: str) -> Path:
+    """Take a domain out of a bundle of many; a copy that can be imported again stays in ``models/removed``.
+
+    A removal that was stopped is completed by doing it again.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: there is no such domain, or it is the only one; or a file cannot be written.
+    """
+    bundle, models = Path(bundle_dir), models_of(bundle_dir)
+    _must_hold_many(bundle)
+    with _locked(models):
+        if not adapter_path(models, name).exists() and (copies := _copies(models, name)) and check_bundle(bundle):
+            copy, rest = copies[0], load_network(models).state_dict()
+        else:
+            adapter, tensors = take_adapter(bundle, name)
+            rest = _without(load_network(models), name, models)
+            header = with_notes(adapter.header, AdapterNotes(description=adapter.domain), adapter.path)
+            copy = models / "removed" / adapter.path.name
+            if copy.exists() and not _holds(copy, header):
+                copy = copy.with_name(f"{name}_{header.sha256[:12]}.safetensors")
+            write_tensors(copy, tensors, header.to_json())
+        with atomic_path(models / MODEL_FILE) as whole:
+            write_tensors(whole, rest)
+            for gone in (adapter_path(models, name), description_path(bundle, name)):
+                try:
+                    gone.unlink(missing_ok=True)
+                except OSError as error:
+                    raise WeightsError(f"{gone}: cannot be removed ({error.strerror}); see to its folder's permissions") from None
+    return copy
+
+
+def _copies(models: Path, name: str) -> list[Path]:
+    """Copies of a domain that was removed, the newest first."""
+    found = [path for path in adapter_paths(models / "removed") if describe_header(path).domain == name]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _without(network: U2Net, name: str, models: Path) -> dict[str, torch.Tensor]:
+    if len(network.domains) == 1:
+        raise WeightsError(f"{models}: '{name}' is its only domain, and a bundle without any is none; import another one first")
+    return {key: value for key, value in network.state_dict().items() if not key.startswith(f"domains.{name}.")}
+
+
+def _must_be_new(target: Path, text: Path, header: AdapterHeader, domain: Domain) -> None:
+    """Refuse to replace anything but what an import of the very same adapter has left."""
+    what = f"the bundle has a domain '{domain.name}' already; remove it first, or rename the new one and train it again"
+    if target.exists() and not _holds(target, header):
+        raise WeightsError(f"{target}: exists, {what}")
+    if text.exists() and find_domain(text.parents[2], domain.name) != domain:
+        raise WeightsError(f"{text}: exists and differs, {what}")
+
+
+def _holds(path: Path, header: AdapterHeader) -> bool:
+    """Whether a file is the adapter of this header, whatever else is said of it."""
+    try:
+        there = describe_header(path)
+    except WeightsError:
+        return False
+    return (there.domain, there.sha256, there.trunk) == (header.domain, header.sha256, header.trunk)
+
+
+def _must_hold_many(bundle: Path) -> None:
+    if not (bundle / "configs" / "domains").is_dir():
+        raise WeightsError(
+            f"{bundle}: is a bundle of one domain (it has no configs/domains); its domains cannot be changed, "
+            "use a bundle of many such as bundles/universal_segmentation"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time: model.pt must hold what all of them did. The lock ends with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WeightsError(f"{folder}: another process changes it; wait until it has ended, and try again") from None
+        yield
+    finally:
+        os.close(handle)
