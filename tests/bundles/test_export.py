@@ -14,8 +14,8 @@ from custom_components.networks import U2Net
 from custom_components.weights import save_state
 
 ROOT = Path(__file__).parents[2]
-# Isotropic and anisotropic, one channel and two: the others differ from these in numbers only.
-EXPORTED = ("hippocampus_mri_segmentation", "prostate_mri_segmentation")
+# Four isotropic levels and six anisotropic ones: the others differ from these in numbers only.
+EXPORTED = ("hippocampus_mri_segmentation", "cardiac_mri_segmentation")
 BUNDLES = [p for p in sorted(ROOT.glob("bundles/*")) if p.name in EXPORTED]
 # Of the largest logit: float32's rounding, which every instance norm amplifies, stays below it. TorchScript is compared in
 # float64 as well, where only a wrong graph could differ.
