@@ -22,7 +22,7 @@ from custom_components.inference.chain import STAGES, postprocessing, preprocess
 from custom_components.inference.class_map import class_map
 from custom_components.inference.ensemble import Ensemble
 from custom_components.inference.windows import WindowInferer
-from custom_components.transforms import LargestClass
+from custom_components.transforms import ClipAndStandardized, LargestClass
 
 __all__ = ["Segmentation", "Segmenter"]
 
@@ -200,10 +200,17 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _apply(chain: Compose, item: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    given = _storage(item["image"])
     for transform in chain.transforms:
         with _timed(seconds, STAGES[type(transform)]):
-            item = transform(item)
+            # What resampling has made is ours to change, the image that was given is not.
+            own = isinstance(transform, ClipAndStandardized) and _storage(item["image"]) != given
+            item = transform.overwrite(item) if own else transform(item)
     return item
+
+
+def _storage(image: torch.Tensor) -> int:
+    return image.as_tensor().untyped_storage().data_ptr() if isinstance(image, MetaTensor) else image.untyped_storage().data_ptr()
 
 
 @contextmanager

@@ -54,9 +54,21 @@ class ClipAndStandardize(Transform):
         Raises:
             InputError: a channel has no voxel to take the statistics from, or these are all equal.
         """
+        return self._convert(image, overwrite=False)
+
+    def overwrite(self, image: torch.Tensor) -> torch.Tensor:
+        """The same, in the image's own memory where that is float32, contiguous and of the CPU: half the memory.
+
+        For an image that nobody else needs as it is. After an error its content is undefined.
+        """
+        return self._convert(image, overwrite=True)
+
+    def _convert(self, image: torch.Tensor, overwrite: bool) -> torch.Tensor:
         name = str(image.meta.get("filename_or_obj", "image")) if isinstance(image, MetaTensor) else "image"
-        channels = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().to("cpu", torch.float32)
-        result = np.empty(tuple(channels.shape), np.float32)
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        channels = plain.detach().to("cpu", torch.float32)
+        reused = overwrite and channels.data_ptr() == plain.data_ptr() and channels.is_contiguous()
+        result = channels.numpy() if reused else np.empty(tuple(channels.shape), np.float32)
         for index, (channel, out) in enumerate(zip(channels, result, strict=True)):
             self._standardize(contiguous(channel), out, f"{name}: channel {index + 1}" if len(channels) > 1 else name)
         return convert_to_dst_type(torch.from_numpy(result), image, dtype=torch.float32)[0]
@@ -94,4 +106,11 @@ class ClipAndStandardized(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.transform(result[key])
+        return result
+
+    def overwrite(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """`ClipAndStandardize.overwrite` for the images of a dictionary."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform.overwrite(result[key])
         return result

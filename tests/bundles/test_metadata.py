@@ -17,6 +17,9 @@ SCHEMA = ROOT / "bundles" / "metadata_schema.json"
 BUNDLES = sorted(p.parents[1] for p in ROOT.glob("bundles/*/configs/metadata.json"))
 
 
+OF_ONE_DOMAIN = [bundle for bundle in BUNDLES if (bundle / "configs" / "domain.json").is_file()]
+
+
 @pytest.fixture(params=BUNDLES, ids=lambda p: p.name)
 def bundle(request: pytest.FixtureRequest) -> Path:
     return request.param

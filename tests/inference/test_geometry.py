@@ -158,3 +158,17 @@ def test_a_label_outside_the_crop_box_is_background() -> None:
     inside = np.zeros(shape, dtype=bool)
     inside[(slice(5, -5),) * 3] = True
     assert np.array_equal(label == 1, inside)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 1.2, 1.1)])
+def test_the_image_that_is_given_stays_as_it_is(spacing: tuple[float, float, float]) -> None:
+    """Also where nothing is resampled and the network's input could share its memory."""
+    # Stored as the network has it, superior, anterior, right: no axis is turned.
+    shape, affine = grid(spacing, (0.0,) * 3, (2, 1, 0), (1, 1, 1))
+    image, _ = sample(shape, affine)
+    values = image.as_tensor().clone()
+    domain = domain_of(spacing=[1, 1, 1])
+    segmenter = Segmenter(domain, oracle(domain, image), "cpu")
+    first = segmenter.segment(image)
+    assert torch.equal(image.as_tensor(), values)
+    assert torch.equal(segmenter.segment(image).label, first.label)

@@ -70,3 +70,18 @@ def test_refuses_an_image_without_contrast(image: torch.Tensor, statistics: str,
 def test_refuses_a_wrong_rule(arguments: tuple) -> None:
     with pytest.raises(ValueError, match=r"statistics|percentiles"):
         ClipAndStandardize(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_in_its_own_memory_the_result_is_the_same(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(1)
+    values = torch.from_numpy(rng.normal(100, 30, (2, 5, 6, 7))).to(dtype)
+    transform = ClipAndStandardize(-50, (2, 98), "positive")
+    expected = transform(values)
+    given = values.clone()
+    result = transform.overwrite(given)
+    assert torch.equal(result, expected)
+    assert (result.data_ptr() == given.data_ptr()) == (dtype == torch.float32)
+    crooked = values.clone().transpose(1, 3)  # not contiguous: left alone
+    assert torch.equal(transform.overwrite(crooked), transform(values.transpose(1, 3)))
+    assert torch.equal(crooked, values.transpose(1, 3))
