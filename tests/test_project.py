@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from custom_components import __version__
+from custom_components.inference import bundle_domains
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if p.is_dir())
@@ -96,9 +97,12 @@ def test_importing_the_package_is_light() -> None:
 
 
 def has_weights(bundle: Path) -> bool:
-    """Whether trained weights are part of a bundle: its facts say so, or it is not made from the template."""
+    """Whether trained weights are part of a bundle: its facts or its metadata say so."""
     facts = bundle / "docs" / "facts.json"
-    return not facts.is_file() or bool(json.loads(facts.read_text(encoding="utf-8")).get("weights"))
+    if facts.is_file():
+        return bool(json.loads(facts.read_text(encoding="utf-8")).get("weights"))
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return "no trained weights" not in metadata["description"]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda p: p.name)
@@ -106,7 +110,6 @@ def test_bundle_is_complete(bundle: Path) -> None:
     needed = [
         "LICENSE",
         "configs/metadata.json",
-        "configs/domain.json",
         "configs/inference.json",
         "configs/train.json",
         "configs/evaluate.json",
@@ -115,20 +118,21 @@ def test_bundle_is_complete(bundle: Path) -> None:
         "docs/README.md",
         "docs/data_license.txt",
     ]
+    names = list(bundle_domains(bundle))
     if has_weights(bundle):
-        domain = json.loads((bundle / "configs" / "domain.json").read_text(encoding="utf-8"))["name"]
-        needed += ["docs/results.json", "models/model.pt", "models/trunk.safetensors", f"models/{domain}.safetensors"]
+        needed += ["models/model.pt", "models/trunk.safetensors", *(f"models/{name}.safetensors" for name in names)]
+        needed += ["docs/results.json"] if len(names) == 1 else []
     assert [name for name in needed if not (bundle / name).is_file()] == []
     assert (bundle / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 @pytest.mark.parametrize("bundle", filter(has_weights, BUNDLES), ids=lambda p: p.name)
 def test_both_forms_of_the_weights_are_the_same_network(bundle: Path) -> None:
-    from custom_components.domain import Domain
     from custom_components.networks import fingerprint
     from custom_components.weights import load_network, read_tensors
 
-    network = load_network(bundle / "models", Domain.from_file(bundle / "configs" / "domain.json"))
+    network = load_network(bundle / "models")
+    assert set(network.domains) == set(bundle_domains(bundle))
     assert fingerprint(network.state_dict()) == fingerprint(read_tensors(bundle / "models" / "model.pt"))
 
 

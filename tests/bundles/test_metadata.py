@@ -56,6 +56,7 @@ def test_the_schema_refuses_what_is_wrong(tmp_path: Path, change: Callable[[dict
         verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
 
 
+@pytest.mark.parametrize("bundle", OF_ONE_DOMAIN, ids=lambda p: p.name)
 def test_it_describes_the_domain(bundle: Path) -> None:
     domain = Domain.from_file(bundle / "configs" / "domain.json")
     formats = metadata(bundle)["network_data_format"]
