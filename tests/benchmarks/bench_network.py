@@ -14,6 +14,7 @@ autocast with ``--dtype``; CUDA events are read.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import os
 import statistics
@@ -142,6 +143,7 @@ def peak_memory() -> float:
 
 def cpu_memory(sides: list[str], shape: tuple[int, ...]) -> dict[str, float]:
     peaks = {}
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # this process keeps the memory of large tensors, which the others need now
     for side in sides:
         command = [sys.executable, __file__, "--peak-of", side, "--shape", "x".join(map(str, shape))]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -149,11 +151,11 @@ def cpu_memory(sides: list[str], shape: tuple[int, ...]) -> dict[str, float]:
     return peaks
 
 
-def build(device: torch.device) -> tuple[dict[str, torch.nn.Module], list[str]]:
+def build(sides: list[str], device: torch.device) -> tuple[dict[str, torch.nn.Module], list[str]]:
     networks, notes = {}, []
-    for name, make in MAKERS.items():
+    for name in sides:
         try:
-            networks[name] = make().to(device)
+            networks[name] = MAKERS[name]().to(device)
         except ImportError as error:
             notes.append(f"{name}: absent ({error})")
             continue
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of autocast")
     parser.add_argument("--shape", help="one shape alone, such as 1x1x64x64x64")
+    parser.add_argument("--sides", help="some of the networks alone, with commas between; ours is always there")
     parser.add_argument("--peak-of", choices=tuple(MAKERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     reuse_large_tensors()
@@ -181,7 +184,10 @@ def main() -> None:
         print("There is no GPU here: nothing was measured.")
         return
     device = torch.device(arguments.device)
-    networks, notes = build(device)
+    chosen = [name.strip() for name in arguments.sides.split(",")] if arguments.sides else list(MAKERS)
+    if unknown := [name for name in chosen if name not in MAKERS]:
+        parser.error(f"no network '{unknown[0]}'; there are {', '.join(MAKERS)}")
+    networks, notes = build([OURS, *(name for name in chosen if name != OURS)], device)
     table = Table("shape", "what", *(f"{name}, ms" for name in networks))
     for shape in shapes:
         for backward, what in ((False, "forward"), (True, "forward + backward")):
@@ -189,7 +195,7 @@ def main() -> None:
             own = found[OURS]
             cells = [f"{s * 1e3:.0f}" + ("" if name == OURS else f" ({s / own:.2f}×)") for name, s in found.items()]
             table.add_row("×".join(map(str, shape)), what, *cells)
-            print(shape, what, file=sys.stderr, flush=True)
+            print(shape, what, ", ".join(map(" ".join, zip(found, cells, strict=True))), file=sys.stderr, flush=True)
         peaks = memory if device.type == "cuda" else cpu_memory(list(networks), shape)
         table.add_row("×".join(map(str, shape)), "peak memory, GB", *(f"{peaks[name]:.2f}" for name in networks))
     counts = ", ".join(f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in networks.items())
