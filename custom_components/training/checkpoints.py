@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from custom_components.data.writing import atomic_path
+from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks import U2Net
-from custom_components.weights import save_bundle_weights, save_state
+from custom_components.weights import AdapterNotes, save_bundle_weights, save_state
 
 __all__ = ["BestWeights", "Resume"]
 
@@ -131,11 +132,13 @@ class BestWeights:
         models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was made are
             kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
+        domains: descriptions that go into the headers of the adapters, so that each file says what it is for.
     """
 
-    def __init__(self, models_dir: str | Path, network: nn.Module) -> None:
+    def __init__(self, models_dir: str | Path, network: nn.Module, domains: Iterable[Domain] = ()) -> None:
         self.models_dir = Path(models_dir)
         self.network = network
+        self.notes = {domain.name: AdapterNotes(description=domain) for domain in domains}
         # Now: later on, what is there may be this training's own.
         self._earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
 
@@ -148,7 +151,7 @@ class BestWeights:
         network = _plain(self.network)
         self._keep_earlier()
         if isinstance(network, U2Net):
-            save_bundle_weights(network, self.models_dir)
+            save_bundle_weights(network, self.models_dir, self.notes)
         else:
             save_state(network, self.models_dir / MODEL_FILE)
 

@@ -22,7 +22,7 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.training import DomainSets
-from custom_components.weights import load_network
+from custom_components.weights import load_adapter, load_network, load_trunk
 from tests.bundles.universal_runs import COMMON, last, overrides, two_domains, workflow
 
 
@@ -50,11 +50,16 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return last(folder)["objects"]["network"]
 
 
-def test_trunk_and_an_adapter_per_domain_are_written(trained: Path) -> None:
+def test_trunk_and_an_adapter_per_domain_are_written(domains: dict[str, Any], trained: Path) -> None:
     files = {p.name for p in (trained / "models").glob("*.safetensors")}
     assert files == {"trunk.safetensors", "alpha.safetensors", "beta.safetensors"}
     network = load_network(trained / "models")
     assert list(network.domains) == ["alpha", "beta"]
+    for path in domains["domains"]:  # each file says what it is for
+        header, _ = load_adapter(
+            trained / "models" / f"{Path(path).stem}.safetensors", load_trunk(trained / "models" / "trunk.safetensors")[0]
+        )
+        assert header.description == Domain.from_file(path)
     assert network(torch.zeros(1, 2, 8, 24, 32), "beta").shape == (1, 2, 8, 24, 32)
 
 

@@ -80,8 +80,7 @@ def test_a_new_organ_from_a_folder(repository: Path, bundle: Path, data: Path, t
     adapter = tmp_path / "adapted" / "odd_mr.safetensors"
     assert load_trunk(tmp_path / "adapted" / "trunk.safetensors")[0] == load_trunk(trunk)[0]
 
-    description = tmp_path / "mine" / "configs" / "domain.json"
-    run(repository, tmp_path, scripts / "adapters.py", "import", adapter, "--bundle", universal, "--description", description)
+    run(repository, tmp_path, scripts / "adapters.py", "import", adapter, "--bundle", universal)
     image = data / "imagesTr" / "odd_0.nii.gz"
     labels = tmp_path / "labels"
     run(repository, tmp_path, scripts / "segment.py", image, "--bundle", universal, "--domain", "odd_mr", "--output-dir", labels)
