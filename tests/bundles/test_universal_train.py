@@ -59,7 +59,7 @@ def test_trunk_and_an_adapter_per_domain_are_written(domains: dict[str, Any], tr
         header, _ = load_adapter(
             trained / "models" / f"{Path(path).stem}.safetensors", load_trunk(trained / "models" / "trunk.safetensors")[0]
         )
-        assert header.description == Domain.from_file(path)
+        assert header.domain_description(path) == Domain.from_file(path)
     assert network(torch.zeros(1, 2, 8, 24, 32), "beta").shape == (1, 2, 8, 24, 32)
 
 
