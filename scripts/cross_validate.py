@@ -87,6 +87,7 @@ def _check_folds(dataset_dir: Path, numbers: list[int], folds: str) -> None:
 def _fold(
     bundle: Path, dataset_dir: Path, folder: Path, number: int, folds: str, files: list[Path], extra: list[str]
 ) -> dict[str, Any]:
+    _check_same(folder, {"folds": folds, "configs": [file.name for file in files], "options": extra})
     scores = folder / "scores.json"
     if not scores.is_file():
         common = {
@@ -105,6 +106,21 @@ def _fold(
         run_logged(bundle_command(evaluate, same), folder / "evaluate.log")
     report: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
     return report
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """What an earlier call left is used, or gone on with, only if it was asked for in the same words."""
+    from custom_components.data import atomic_path
+
+    path = folder / "settings.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key, value in settings.items() if found.get(key) != value]:
+            told = ", ".join(f"{key} {found.get(key)} there, {settings[key]} here" for key in differing)
+            raise InputError(f"{folder}: was run with other settings ({told}); give another --runs-dir, or move it away")
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _pairs(options: list[str]) -> list[tuple[str, str]]:

@@ -57,6 +57,9 @@ def test_cases_of_all_folds_are_pooled_and_what_is_done_stays(small: Path, phant
     logs = {path: path.read_bytes() for path in tmp_path.glob("fold*/*.log")}
     assert len(logs) == 4
     assert run(small, phantom_data, tmp_path, "--fold", "0", "--fold", "3").exit_code == 0
+    other = run(small, phantom_data, tmp_path, "--fold", "0", "--option", "--seed 1")
+    assert other.exit_code == 1
+    assert "was run with other settings" in other.output
     assert {path: path.read_bytes() for path in tmp_path.glob("fold*/*.log")} == logs
 
 
