@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from custom_components.errors import InputError
-from custom_components.training.running import bundle_command, run_logged
+from custom_components.training.running import bundle_command, run_logged, split_options
 from custom_components.training.setups import SETUPS, Budget, Run, planned_runs
 
 if TYPE_CHECKING:
@@ -53,12 +53,13 @@ def compare_setups(
         domains = _domains(bundle, data_dir)
         chosen = [name.strip() for name in setups.split(",") if name.strip()]
         runs = planned_runs(bundle, runs_dir, list(domains), chosen, Budget(epochs, steps))
-        extra = [part for text in option or [] for part in text.split(maxsplit=1)]
+        extra = split_options(option or [])
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("runs", total=len(runs))
             for run in runs:
-                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, fold, extra, progress, task)
+                expected = {"steps": epochs * steps * len(run.domains), "fold": fold}
+                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, expected, extra, progress, task)
                 progress.advance(task)
     except (InputError, ValueError) as error:
         console.print(f"Error: {' '.join(str(error).split())}", style="red")
@@ -74,7 +75,9 @@ class Folders:
 
 def _domains(bundle: Path, data_dir: Path) -> dict[str, str]:
     """Domain to the name of its folder in ``data_dir``, as the bundle's train.json has them; all must be there."""
-    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+    path = bundle / "configs" / "train.json"
+    if not path.is_file() or "dataset_dirs" not in (config := json.loads(path.read_text(encoding="utf-8"))):
+        raise InputError(f"{bundle}: is no universal bundle (configs/train.json with dataset_dirs); give its folder as --bundle")
     folders = {name: Path(config["dataset_dirs"][name].split("'")[1]).name for name in config["domains"]}
     if missing := [folder for folder in folders.values() if not (data_dir / folder / "dataset.json").is_file()]:
         raise InputError(f"{data_dir}: has no {missing[0]} with a dataset.json; download the data set, or give another folder")
@@ -82,15 +85,23 @@ def _domains(bundle: Path, data_dir: Path) -> dict[str, str]:
 
 
 def _do(
-    run: Run, folders: Folders, domains: dict[str, str], fold: int, extra: list[str], progress: Progress, task: TaskID
+    run: Run,
+    folders: Folders,
+    domains: dict[str, str],
+    expected: dict[str, int],
+    extra: list[str],
+    progress: Progress,
+    task: TaskID,
 ) -> None:
     folder = folders.runs / run.name
     done = folders.results / f"{run.name}.json" if run.setup else folder / "trained.json"
     if done.is_file():
+        _check_same(done, expected)
         console.print(f"{done}: is there already, {run.name} skipped")
         return
     folder.mkdir(parents=True, exist_ok=True)
     progress.update(task, description=f"{run.name}: training")
+    fold = expected["fold"]
     data = ("--dataset_dir", str(folders.data), "--fold", str(fold))
     command = bundle_command({}, [*run.train, *data, *extra])
     run_logged(command, folder / "train.log")
@@ -98,7 +109,16 @@ def _do(
     for name in run.judged:
         progress.update(task, description=f"{run.name}: scoring {name}")
         scores[name] = _score(run, name, folders, domains[name], fold)
-    _write(done, _result(run, folder, command, str(folders.data), scores))
+    _write(done, _result(run, folder, command, str(folders.data), fold, scores))
+
+
+def _check_same(done: Path, expected: dict[str, int]) -> None:
+    """What is there is skipped only if it is of the steps and the fold that are asked for."""
+    values = json.loads(done.read_text(encoding="utf-8"))
+    found = {"steps": values.get("steps"), "fold": values.get("fold", 0)}
+    if found != expected:
+        there, asked = (f"{each['steps']} steps on fold {each['fold']}" for each in (found, expected))
+        raise InputError(f"{done}: is of {there}, not {asked}; give other --runs-dir and --results-dir, or move it away")
 
 
 def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> dict[str, Any]:
@@ -116,7 +136,7 @@ def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> di
     return dict(json.loads((folder / "scores" / name / "scores.json").read_text(encoding="utf-8")))
 
 
-def _result(run: Run, folder: Path, command: list[str], data_dir: str, scores: dict[str, Any]) -> dict[str, Any]:
+def _result(run: Run, folder: Path, command: list[str], data_dir: str, fold: int, scores: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from custom_components.weights import load_network
@@ -129,14 +149,20 @@ def _result(run: Run, folder: Path, command: list[str], data_dir: str, scores: d
         "run": run.name,
         "setup": run.setup,
         "domains": list(run.domains),
+        "fold": fold,
         "steps": state["iteration"],
         "steps_per_domain": state["iteration"] // len(run.domains),
         "training_seconds": round(state["seconds"], 1) if state.get("seconds") else None,
         "parameters": parameters,
         "trunk_fingerprint": network.trunk_fingerprint(),
-        "command": " ".join(["python", *command[1:]]).replace(data_dir, "DATA_DIR"),
+        "command": " ".join(["python", *(_without(data_dir, part) for part in command[1:])]),
         "scores": scores,
     }
+
+
+def _without(data_dir: str, part: str) -> str:
+    """Where the data lies is the business of one machine; a relative folder such as ``.`` stands in other words as well."""
+    return part.replace(data_dir, "DATA_DIR") if Path(data_dir).is_absolute() or part == data_dir else part
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -28,7 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from custom_components.errors import InputError
-from custom_components.training.running import bundle_command, run_logged
+from custom_components.training.running import bundle_command, run_logged, split_options
+
+# Overrides of the training that make another network, and what an evaluation needs to make the same.
+NETWORK_OF = {"original_recipe.json": "original_network.json"}
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -48,14 +51,15 @@ def cross_validate(
     option: Annotated[list[str] | None, typer.Option(help="More for every training: --option '--max_epochs 10'.")] = None,
 ) -> None:
     try:
-        if not (bundle / "configs" / "train.json").is_file():
-            raise InputError(f"{bundle}: has no configs/train.json; give the folder of a domain's bundle")
+        for needed in ("train.json", "domain.json"):
+            if not (bundle / "configs" / needed).is_file():
+                raise InputError(f"{bundle}: has no configs/{needed}; give the folder of a domain's bundle")
         numbers = sorted(set(fold)) if fold else list(range(5))
         _check_folds(dataset_dir, numbers, folds)
         files = [bundle / "configs" / name for name in ("train.json", *(config or []))]
         if missing := [file for file in files if not file.is_file()]:
             raise InputError(f"{missing[0]}: no such file; --config names files in the bundle's configs")
-        extra = [part for text in option or [] for part in text.split(maxsplit=1)]
+        extra = split_options(option or [])
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress, ThreadPoolExecutor(processes) as pool:
             task = progress.add_task("folds", total=len(numbers))
@@ -83,6 +87,7 @@ def _check_folds(dataset_dir: Path, numbers: list[int], folds: str) -> None:
 def _fold(
     bundle: Path, dataset_dir: Path, folder: Path, number: int, folds: str, files: list[Path], extra: list[str]
 ) -> dict[str, Any]:
+    _check_same(folder, {"folds": folds, "configs": [file.name for file in files], "options": extra})
     scores = folder / "scores.json"
     if not scores.is_file():
         common = {
@@ -95,11 +100,27 @@ def _fold(
         train = {"config_file": files, **common, "output_dir": folder / "training"}
         run_logged(bundle_command(train, extra), folder / "train.log")
         # Written beside the scores of other runs, and renamed by the evaluation itself.
-        evaluate = {"config_file": bundle / "configs" / "evaluate.json", **common, "output_dir": folder}
-        networks = [part for part in _pairs(extra) if part[0].startswith(("--network_def", "--domain"))]
-        run_logged(bundle_command(evaluate, [text for pair in networks for text in pair]), folder / "evaluate.log")
+        networks = [bundle / "configs" / NETWORK_OF[file.name] for file in files if file.name in NETWORK_OF]
+        evaluate = {"config_file": [bundle / "configs" / "evaluate.json", *networks], **common, "output_dir": folder}
+        same = [part for pair in _pairs(extra) if pair[0].startswith(("--network_def", "--domain")) for part in pair]
+        run_logged(bundle_command(evaluate, same), folder / "evaluate.log")
     report: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
     return report
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """What an earlier call left is used, or gone on with, only if it was asked for in the same words."""
+    from custom_components.data import atomic_path
+
+    path = folder / "settings.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key, value in settings.items() if found.get(key) != value]:
+            told = ", ".join(f"{key} {found.get(key)} there, {settings[key]} here" for key in differing)
+            raise InputError(f"{folder}: was run with other settings ({told}); give another --runs-dir, or move it away")
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _pairs(options: list[str]) -> list[tuple[str, str]]:

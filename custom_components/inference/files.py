@@ -127,9 +127,16 @@ def _in_folder(folder: Path) -> list[str | list[str]]:
 
 
 def _without_labels(paths: Sequence[Path]) -> list[Path]:
-    """Leave out labels that an earlier run wrote beside their images."""
+    """Leave out labels that an earlier run wrote beside their images, those of one domain among several too (`label_path`)."""
     names = {image_name(path) for path in paths}
-    return [p for p in paths if not (image_name(p).endswith(POSTFIX) and image_name(p)[: -len(POSTFIX)] in names)]
+
+    def is_label(name: str) -> bool:
+        if not name.endswith(POSTFIX):
+            return False
+        words = name.removesuffix(POSTFIX).split("_")
+        return any("_".join(words[:n]) in names for n in range(1, len(words) + 1))
+
+    return [path for path in paths if not is_label(image_name(path))]
 
 
 def _is_series(folder: Path) -> bool:

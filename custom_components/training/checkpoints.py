@@ -158,9 +158,13 @@ class BestWeights:
     def _keep_earlier(self) -> None:
         kept = self.models_dir / "before_training"
         if self._earlier and not kept.exists():
-            kept.mkdir()
+            # Whole or not at all: half of it would keep the rest from being kept by the next training.
+            partial = kept.with_name(f".{kept.name}")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             for file in self._earlier:
-                shutil.copy2(file, kept / file.name)
+                shutil.copy2(file, partial / file.name)
+            partial.rename(kept)
 
 
 def _plain(target: Any) -> Any:

@@ -182,7 +182,13 @@ def _domain_set(
         raise InputError(f"{path}: no such file; chain is a bundle's configs/chain.json")
     parser = ConfigParser()
     parser.read_config(path)
-    parser.update(dict(overrides))
+    for key, value in overrides.items():
+        try:
+            if "#" not in key and "::" not in key:
+                parser[key]  # MONAI would add what is not there, and nothing would use it
+            parser[key] = value
+        except (KeyError, ValueError, IndexError, TypeError):
+            raise InputError(f"chain_overrides: {path} has no '{key}'; its values are {', '.join(parser.get())}") from None
     parser["domain"] = domain
     parts = [parser.get_parsed_content(part) for part in ("training", "validation", "inferer", "postprocessing")]
     check_agreement(domain, read_dataset(dataset_dir))

@@ -42,21 +42,24 @@ def results_page(results: Sequence[Mapping[str, Any]]) -> str:
     """Tables of Dice by set-up, domain and class, of differences to the independent networks, and of sizes and times.
 
     Raises:
-        InputError: results of different numbers of steps per domain, which cannot be compared.
+        InputError: results of different numbers of steps per domain or of different folds, which cannot be compared.
     """
     steps = sorted({r["steps_per_domain"] for r in results})
     if len(steps) > 1:
         raise InputError(f"results of {', '.join(map(str, steps))} steps per domain cannot stand in one table; keep one kind")
+    folds = sorted({r.get("fold", 0) for r in results})
+    if len(folds) > 1:
+        raise InputError(f"results of folds {', '.join(map(str, folds))} cannot stand in one table; keep one fold")
     setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
     scores = {name: _scores(r for r in results if r["setup"] == name) for name in setups}
     domains = list(dict.fromkeys(d for by_domain in scores.values() for d in by_domain))
     parts = [
         "# Results",
-        "Made by `python scripts/results_page.py` from the JSON files beside it (`docs/results`), which hold every case, the "
+        "Made by `python scripts/results_page.py` from the JSON files of `scripts/compare_setups.py`, which hold every case, the "
         "command, commit, machine and date of each run. Do not edit.",
-        f"Every network had {steps[0]} steps of each of its domains, with the same patches, rates and settings "
-        "(`bundles/universal_segmentation/configs/train.json`), and is scored on the validation cases of fold 0, which took "
-        "no part in its training and chose nothing. Dice, mean over cases, with a 95 % percentile bootstrap over cases.",
+        f"Every network had {steps[0]} steps of each of its domains, with the rates and settings of "
+        f"`bundles/universal_segmentation/configs/train.json`, and is scored on the validation cases of fold {folds[0]}, which "
+        "took no part in its training and chose nothing. Dice, mean over cases, with a 95 % percentile bootstrap over cases.",
         "\n".join(f"- **{name}**: {SETUPS[name]}" for name in setups),
         "## Dice",
         _dice_table(scores, domains, setups),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from custom_components.errors import InputError
 
-__all__ = ["bundle_command", "run_logged"]
+__all__ = ["bundle_command", "run_logged", "split_options"]
 
 
 def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> list[str]:
@@ -25,6 +25,21 @@ def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> li
     for key, value in values.items():
         listed += [f"--{key}", str([str(v) for v in value]) if isinstance(value, (list, tuple)) else str(value)]
     return [sys.executable, "-m", "monai.bundle", "run", *listed, *more]
+
+
+def split_options(given: Sequence[str]) -> list[str]:
+    """``["--lr 0.002"]`` → ``["--lr", "0.002"]``, before anything is run with them.
+
+    Raises:
+        InputError: one has no value, or no ``--`` before its name.
+    """
+    parts = []
+    for text in given:
+        pair = text.split(maxsplit=1)
+        if len(pair) != 2 or not pair[0].startswith("--"):
+            raise InputError(f"--option '{text}': must be a name and a value, such as --option '--lr 0.002'")
+        parts += pair
+    return parts
 
 
 def run_logged(command: Sequence[str], log: Path) -> None:

@@ -191,6 +191,8 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
         ({"domains": [first, str(tmp_path / "none.json")]}, "cannot be read"),
         ({"folds": str(_absent_cases(tmp_path))}, "cases that"),
         ({"chain": str(tmp_path / "chain.json")}, "no such file"),
+        ({"overrides": {"image_ordr": 3}}, "has no 'image_ordr'; its values are .*image_order"),
+        ({"overrides": {"random_transform#3#orders": [3, 0]}}, "has no 'random_transform#3#orders'"),
         ({"dataset_dirs": {"alpha": folders["beta"], "beta": folders["beta"]}}, "2 channels"),
     ]
     for change, words in cases:

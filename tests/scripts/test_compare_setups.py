@@ -64,6 +64,9 @@ def test_every_domain_gets_a_result_and_what_is_done_is_not_done_again(own_bundl
     again = compare(bundle, data, tmp_path, "--setups", "independent")
     assert again.exit_code == 0, again.output
     assert "skipped" in again.output
+    other = compare(bundle, data, tmp_path, "--setups", "independent", "--fold", "1")
+    assert other.exit_code == 1
+    assert "1 steps on fold 0, not 1 steps on fold 1" in other.output
     assert logs == {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
 
 

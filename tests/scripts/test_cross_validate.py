@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from typer.testing import CliRunner, Result
 
 from custom_components.data import datalist
+from scripts import cross_validate
 from scripts.cross_validate import app
 from tests.bundles.training_runs import small_domain
 
@@ -52,6 +57,9 @@ def test_cases_of_all_folds_are_pooled_and_what_is_done_stays(small: Path, phant
     logs = {path: path.read_bytes() for path in tmp_path.glob("fold*/*.log")}
     assert len(logs) == 4
     assert run(small, phantom_data, tmp_path, "--fold", "0", "--fold", "3").exit_code == 0
+    other = run(small, phantom_data, tmp_path, "--fold", "0", "--option", "--seed 1")
+    assert other.exit_code == 1
+    assert "was run with other settings" in other.output
     assert {path: path.read_bytes() for path in tmp_path.glob("fold*/*.log")} == logs
 
 
@@ -61,9 +69,31 @@ def test_what_cannot_run_is_said_before_anything_is_trained(small: Path, phantom
         ((small / "configs", phantom_data), "has no configs/train.json"),
         ((small, tmp_path / "nothing"), "no such folder"),
         ((small, phantom_data, "--config", "other.json"), "other.json: no such file"),
+        ((small, phantom_data, "--option", "--lr=0.1"), "--option '--lr=0.1': must be a name and a value"),
     ):
         bundle, data, *options = arguments
         result = run(Path(bundle), Path(data), tmp_path / "runs", *map(str, options))
         assert result.exit_code == 1
         assert words in " ".join(result.output.split())
         assert not (tmp_path / "runs").exists()
+
+
+def test_the_recipes_network_is_also_the_one_that_is_scored(
+    bundle: Path, phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(command: Sequence[str], log: Path) -> None:
+        parser = ConfigParser()
+        files = ast.literal_eval(command[command.index("--config_file") + 1])
+        parser.read_config(files)
+        parser["bundle_root"] = str(bundle)
+        networks[log.name] = parser.get_parsed_content("network_def")
+        (log.parent).mkdir(exist_ok=True, parents=True)
+        (log.parent / "scores.json").write_text(json.dumps({"cases": {"one": {"anterior": {"dice": 0.5}}}}))
+
+    networks: dict[str, Any] = {}
+    monkeypatch.setattr(cross_validate, "run_logged", read)
+    for config in ([], ["--config", "original_recipe.json"]):
+        result = run(bundle, phantom_data, tmp_path / f"runs{len(config)}", "--fold", "0", *config)
+        assert result.exit_code == 0, result.output
+        trained, scored = networks["train.log"].state_dict(), networks["evaluate.log"].state_dict()
+        assert {key: value.shape for key, value in trained.items()} == {key: value.shape for key, value in scored.items()}

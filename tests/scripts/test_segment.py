@@ -235,7 +235,8 @@ def test_inputs_are_files_folders_globs_and_channels(tmp_path: Path) -> None:
     one, two = image(tmp_path / "d" / "one.nii.gz"), image(tmp_path / "d" / "two.mha")
     for stray in ("._one.nii.gz", "notes.txt"):
         (tmp_path / "d" / stray).write_text("no image")
-    image(tmp_path / "d" / "one_seg.nii.gz")  # a label of an earlier run beside its image
+    for label in ("one_seg", "one_abdomen_mri_seg"):  # of earlier runs, beside their image
+        image(tmp_path / "d" / f"{label}.nii.gz")
     assert find_images(tmp_path / "d") == [str(one), str(two)]
     assert find_images(str(tmp_path / "d" / "*.nii.gz")) == [str(one)]
     assert find_images([one, str(tmp_path / "**" / "*.mha"), one]) == [str(one), str(two)]

@@ -84,6 +84,11 @@ def test_other_budgets_do_not_stand_beside_each_other(results: list[dict[str, An
     results[1]["steps_per_domain"] = 50
     with pytest.raises(InputError, match="50, 100 steps"):
         results_page(results)
+    results[1].update(steps_per_domain=100, fold=2)
+    with pytest.raises(InputError, match="folds 0, 2"):
+        results_page(results)
+    page = results_page([{**item, "fold": 2} for item in results])
+    assert "validation cases of fold 2" in page
 
 
 def test_the_script_writes_the_page_and_refuses_other_files(results: list[dict[str, Any]], tmp_path: Path) -> None:
