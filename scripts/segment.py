@@ -83,6 +83,7 @@ def segment(
         if found:
             before = time.perf_counter()
             names = list(dict.fromkeys(domain)) if domain else [None]
+            _check_targets(found, names, output_dir)
             folders = models or [bundle / "models"]
             segmenters = [Segmenter.from_bundle(bundle, device, flips, name, folders) for name in names]
             seconds["load"] = time.perf_counter() - before
@@ -115,6 +116,19 @@ def _find(inputs: list[str]) -> tuple[list[str | list[str]], list[Outcome]]:
         except InputError as error:
             failed.append(Outcome(given, "failed", error=_line(error)))
     return found, failed
+
+
+def _check_targets(images: list[str | list[str]], names: list[str | None], output_dir: Path) -> None:
+    """Image ``a`` with domain ``x_y`` and image ``a_x`` with domain ``y`` would be one file."""
+    from custom_components.inference import label_path
+
+    targets: dict[Path, str] = {}
+    for image in images:
+        for name in names if len(names) > 1 else [None]:
+            path, what = label_path(output_dir, image, name), f"{image} with domain {name}"
+            if path in targets:
+                raise InputError(f"{path}: would be the label of {targets[path]} and of {what}; use two output folders")
+            targets[path] = what
 
 
 def _run(segmenters: list[Segmenter], images: list[str | list[str]], output_dir: Path, overwrite: bool) -> list[Outcome]:

@@ -57,7 +57,12 @@ def filter_norm_act(
 
     Returns:
         (N, C, ceil(Z/sz), ceil(Y/sy), ceil(X/sx)), same dtype and device.
+
+    Raises:
+        ValueError: a norm before filters that share one channel.
     """
+    if before is not None and x.shape[1] != weight.shape[0]:
+        raise ValueError(f"a norm before the filters needs a channel for each of the {weight.shape[0]}, got {x.shape[1]}")
     if not fast_cpu(x, weight):
         return filter_norm_act_reference(x, weight, bias, after, stride, before, eps)
     first = (None, None, 1.0) if before is None else (before.weight, before.bias, before.slope)

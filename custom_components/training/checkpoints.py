@@ -94,6 +94,10 @@ class Resume:
             raise InputError(f"{self.path}: does not fit this training ({error}); {advice}") from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.seconds = state.get("seconds", 0.0)
+        planned = state.get("max_epochs", engine.state.max_epochs)
+        if planned != engine.state.max_epochs:
+            text = "%s: was planned for %s epochs, now for %s; a rate that falls over the whole training falls otherwise from here on"
+            logger.warning(text, self.path, planned, engine.state.max_epochs)
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
@@ -113,6 +117,7 @@ class Resume:
             "objects": {name: _plain(target).state_dict() for name, target in self.objects.items()},
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
+            "max_epochs": engine.state.max_epochs,
             "best_metric": float(best.best_metric) if best else None,
             "best_metric_epoch": int(best.best_metric_epoch) if best else None,
             "scaler": scaler.state_dict() if scaler is not None else None,

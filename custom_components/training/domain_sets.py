@@ -61,7 +61,7 @@ class DomainSets(Mapping[str, DomainSet]):
         fold, folds: as in `custom_components.data.datalist`; ``folds`` may also be a mapping by domain name.
         shape: None, or strides, kernels and patch that all domains get (`Domain.squeezed`): what a trunk with dense
             filters asks for.
-        cache_gb: memory for prepared cases, 10⁹ bytes. If the cases of all domains do not fit, the same share of each
+        cache_gb: memory of each process for prepared cases, 10⁹ bytes. If the cases of all domains do not fit, the same share of each
             domain's is kept and the others are read anew each time.
 
     Raises:
@@ -82,7 +82,10 @@ class DomainSets(Mapping[str, DomainSet]):
         if not domains:
             raise InputError("domains: name at least one domain to train")
         if shape is not None and not isinstance(shape, NetworkShape):
-            shape = NetworkShape.model_validate(dict(shape))
+            try:
+                shape = NetworkShape.model_validate(dict(shape))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"shape: needs patch_size, strides and kernel_sizes of three numbers each ({error})") from None
         self.cache_bytes = cache_gb * 1e9
         self._sets: dict[str, DomainSet] = {}
         for path in domains:

@@ -202,7 +202,12 @@ def _outputs(
         found: dict[str, Any] = {"input": f"random patch {'×'.join(map(str, size))}, seed {seed}"}
         for side, state in (("before", before), ("after", after)):
             if state is not None:
-                found[f"logits_{side}"] = _logits(state[0], name, x)
+                try:
+                    found[f"logits_{side}"] = _logits(state[0], name, x)
+                except ValueError as error:  # the domain has another shape now
+                    if side == "before":
+                        raise WeightsError(f"the state before cannot run {name} on a patch ({error}); is it whole?") from None
+                    found[f"logits_{side}"] = f"none ({error})"
         outputs.append(found)
     if domain is None:
         return outputs
@@ -223,10 +228,7 @@ def _outputs(
 
 @torch.no_grad()
 def _logits(network: U2Net, name: str, x: Tensor) -> str:
-    try:
-        return fingerprint({"logits": network.eval()(x, name)})
-    except ValueError as error:  # the domain has another shape now
-        return f"none ({error})"
+    return fingerprint({"logits": network.eval()(x, name)})
 
 
 def _segmented(network: U2Net, domain: Domain, image: MetaTensor) -> tuple[str, str]:

@@ -289,3 +289,15 @@ def test_a_universal_bundle_wants_to_know_which_domain(universal: Path, tmp_path
     one = segment(universal, tmp_path / "out", given, "--domain", "second")
     assert one.exit_code == 0, one.output
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["one_seg.nii.gz"]
+
+
+def test_two_labels_of_one_name_are_refused(universal: Path, tmp_path: Path) -> None:
+    domains = universal / "configs" / "domains"
+    other = tmp_path / "bundle"
+    shutil.copytree(universal, other)
+    values = json.loads((domains / "first.json").read_text())
+    for name in ("x_y", "y"):
+        (other / "configs" / "domains" / f"{name}.json").write_text(json.dumps({**values, "name": name}))
+    images = [image(tmp_path / "in" / name) for name in ("a.nii.gz", "a_x.nii.gz")]
+    result = segment(other, tmp_path / "out", *images, "--domain", "x_y", "--domain", "y")
+    assert_refused(result, tmp_path / "out", "a_x_y_seg.nii.gz", "two output folders")
