@@ -82,7 +82,7 @@ def segment(
         check_names(found)
         if found:
             before = time.perf_counter()
-            names = list(dict.fromkeys(domain)) if domain else [None]
+            names: list[str | None] = list(dict.fromkeys(domain)) if domain else [None]
             _check_targets(found, names, output_dir)
             folders = models or [bundle / "models"]
             segmenters = [Segmenter.from_bundle(bundle, device, flips, name, folders) for name in names]

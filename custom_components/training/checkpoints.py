@@ -96,7 +96,7 @@ class Resume:
         self.seconds = state.get("seconds", 0.0)
         planned = state.get("max_epochs", engine.state.max_epochs)
         if planned != engine.state.max_epochs:
-            text = "%s: was planned for %s epochs, now for %s; a rate that falls over the whole training falls otherwise from here on"
+            text = "%s: was planned for %s epochs, now for %s: a rate that falls over all of them falls otherwise from here on"
             logger.warning(text, self.path, planned, engine.state.max_epochs)
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]

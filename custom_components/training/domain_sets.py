@@ -61,8 +61,8 @@ class DomainSets(Mapping[str, DomainSet]):
         fold, folds: as in `custom_components.data.datalist`; ``folds`` may also be a mapping by domain name.
         shape: None, or strides, kernels and patch that all domains get (`Domain.squeezed`): what a trunk with dense
             filters asks for.
-        cache_gb: memory of each process for prepared cases, 10⁹ bytes. If the cases of all domains do not fit, the same share of each
-            domain's is kept and the others are read anew each time.
+        cache_gb: memory of each process for prepared cases, 10⁹ bytes. If the cases of all domains do not fit, the same share
+            of each domain's is kept and the others are read anew each time.
 
     Raises:
         InputError: a description, folder, fold or configuration is missing or wrong, or a name comes twice.
