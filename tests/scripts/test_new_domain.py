@@ -29,7 +29,9 @@ def script(repository: Path) -> ModuleType:
     assert spec.loader is not None
     module = util.module_from_spec(spec)
     sys.modules["new_domain"] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:  # rich looks at the width when a console is made
+        patch.setenv("COLUMNS", "200")
+        spec.loader.exec_module(module)
     return module
 
 
