@@ -140,7 +140,7 @@ class DomainSets(Mapping[str, DomainSet]):
         Raises:
             InputError: no case of a domain that was prepared has a voxel of any class.
         """
-        sets = {name: self._cached(item.training, item.training_transform, name) for name, item in self.items()}
+        sets = {name: self._cached(item.training, item.training_transform) for name, item in self.items()}
         for name, dataset in sets.items():
             _must_have_foreground(name, dataset)
         return sets
@@ -148,9 +148,9 @@ class DomainSets(Mapping[str, DomainSet]):
     @cached_property
     def validation_set(self) -> ConcatDataset[Any]:
         """The prepared images and labels of all domains, one after the other, each with its ``domain``."""
-        return ConcatDataset([self._cached(item.validation, item.validation_transform, name) for name, item in self.items()])
+        return ConcatDataset([self._cached(item.validation, item.validation_transform) for item in self.values()])
 
-    def _cached(self, cases: list[dict[str, Any]], transform: Compose, name: str) -> CacheDataset:
+    def _cached(self, cases: list[dict[str, Any]], transform: Compose) -> CacheDataset:
         count = int(self._cached_share * len(cases))
         return CacheDataset(cases, transform, cache_num=count, num_workers=None, copy_cache=False, progress=count > 0)
 

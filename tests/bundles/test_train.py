@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from PIL import Image
 from custom_components.errors import InputError
 from custom_components.transforms import KeepComponentsd, RandDeformCropd
 from custom_components.weights import load_state, read_tensors
-from tests.bundles.training_runs import last, overrides, workflow
+from tests.bundles.training_runs import last, overrides, run_in_two_processes, workflow
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +174,7 @@ def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path,
 
 def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
     values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
-    files = str([str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", files]
-    command += [f"--{key}={value}" for key, value in values.items() if key != "device"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(repository, bundle, ["train.json", "multi_gpu_train.json"], values)
     state = last(tmp_path)
     assert state["settings"]["processes"] == 2
     assert not any(key.startswith("module.") for key in state["objects"]["network"])

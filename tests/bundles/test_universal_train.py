@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,8 @@ from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.training import DomainSets
 from custom_components.weights import load_adapter, load_network, load_trunk
-from tests.bundles.universal_runs import COMMON, last, overrides, two_domains, workflow
+from tests.bundles.training_runs import last, run_in_two_processes, workflow
+from tests.bundles.universal_runs import COMMON, overrides, two_domains
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +158,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
-    files = str([str(universal / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", files]
-    command += [f"--{key}={value}" for key, value in two.items() if key != "device"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(repository, universal, ["train.json", "multi_gpu_train.json"], two)
     first, second = states(tmp_path / "one"), states(tmp_path / "two")
     start = copy.deepcopy(workflow(universal, ["train.json"], {**one, "resume": False}).network_def.state_dict())
     moved = 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,14 @@ def workflow(bundle: Path, files: Sequence[str], values: dict[str, Any], kind: s
 def last(folder: Path) -> dict[str, Any]:
     """The checkpoint of a run."""
     return torch.load(folder / "models" / "last.pt", weights_only=True)
+
+
+def run_in_two_processes(repository: Path, bundle: Path, files: Sequence[str], values: dict[str, Any]) -> None:
+    """``torchrun`` with two processes on the CPU; fails with the end of their output."""
+    paths = str([str(bundle / "configs" / name) for name in files])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", paths]
+    command += [f"--{key}={value}" for key, value in values.items() if key != "device"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from monai.bundle import ConfigWorkflow
 
 from tests.phantoms import affine_of, decathlon, hippocampus_like, save_nifti
 
@@ -59,19 +56,6 @@ def overrides(bundle: Path, domains: dict[str, Any], folder: Path, **more: Any) 
     folder.mkdir(parents=True, exist_ok=True)
     places = {"bundle_root": str(bundle), "ckpt_dir": str(folder / "models"), "output_dir": str(folder / "out")}
     return {**SMALL, **domains, **places, **more}
-
-
-def workflow(bundle: Path, files: Sequence[str], values: dict[str, Any], kind: str = "train") -> ConfigWorkflow:
-    """The workflow, initialized."""
-    paths = [str(bundle / "configs" / name) for name in files]
-    flow = ConfigWorkflow(config_file=paths, workflow_type=kind, logging_file=False, **values)
-    flow.initialize()
-    return flow
-
-
-def last(folder: Path) -> dict[str, Any]:
-    """The checkpoint of a run."""
-    return torch.load(folder / "models" / "last.pt", weights_only=True)
 
 
 def _beta_data(folder: Path) -> Path:
