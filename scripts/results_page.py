@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from custom_components.data import atomic_path
+from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.training.results_page import read_results, results_page
 
@@ -24,9 +25,11 @@ console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 def make_page(
     results_dir: Annotated[Path, typer.Option(help="Folder with a JSON per run.")] = Path("docs/results"),
     output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/RESULTS.md"),
+    bundles: Annotated[Path, typer.Option(help="Folder of the domains' bundles.")] = Path("bundles"),
 ) -> None:
     try:
-        page = results_page(read_results(results_dir))
+        found = [Domain.from_file(path) for path in sorted(bundles.glob("*/configs/domain.json"))]
+        page = results_page(read_results(results_dir), {domain.name: domain for domain in found})
         with atomic_path(output) as temporary:
             temporary.write_text(page, encoding="utf-8")
     except InputError as error:

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.training.parameters import count_parameters
 from custom_components.training.setups import SETUPS
 
-__all__ = ["paired_difference", "read_results", "results_page"]
+__all__ = ["PUBLISHED", "paired_difference", "read_results", "results_page"]
 
 RESAMPLES = 10_000
+PUBLISHED = ("heart_mri", "liver_ct", "hippocampus_mri", "prostate_mri", "pancreas_ct")
+"""The domains of the paper."""
 FIELDS = {"run", "setup", "domains", "steps_per_domain", "parameters", "scores", "command"}
 
 
@@ -38,8 +42,12 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     return results
 
 
-def results_page(results: Sequence[Mapping[str, Any]]) -> str:
+def results_page(results: Sequence[Mapping[str, Any]], described: Mapping[str, Domain]) -> str:
     """Tables of Dice by set-up, domain and class, of differences to the independent networks, and of sizes and times.
+
+    Args:
+        results: as `read_results` gives them.
+        described: name to domain, of those in the results and those of the paper.
 
     Raises:
         InputError: results of different numbers of steps per domain or of different folds, which cannot be compared.
@@ -65,8 +73,11 @@ def results_page(results: Sequence[Mapping[str, Any]]) -> str:
         _dice_table(scores, domains, setups),
         "## Against the independent networks",
         _difference_table(scores, domains, setups),
+        *_said(scores, domains, setups),
         "## Sizes and times",
         _size_table(results, setups),
+        "## Parameters of one network for all, and of one for each",
+        _parameter_table({"of the paper": PUBLISHED, "with real data": domains}, described),
         "## How it was made",
         _made(results),
     ]
@@ -142,6 +153,30 @@ def _difference_table(scores: Mapping[str, Scores], domains: Sequence[str], setu
     return f"{text}\n\n{_table(['set-up', *domains, 'mean'], rows)}"
 
 
+def _said(scores: Mapping[str, Scores], domains: Sequence[str], setups: Sequence[str]) -> list[str]:
+    """One line per set-up that was run for every domain: its mean difference, and where it loses or wins beyond chance."""
+    lines = []
+    for setup in setups:
+        both = [d for d in domains if d in scores[setup] and d in scores.get("independent", {})]
+        if setup == "independent" or len(both) < len(domains):
+            continue
+        found = {d: paired_difference(scores[setup][d]["cases"], scores["independent"][d]["cases"]) for d in domains}
+        known = {d: triple for d, triple in found.items() if triple is not None}
+        mean = np.mean([triple[0] for triple in known.values()])
+        loses = [d for d, (_, _, high) in known.items() if high < 0]
+        wins = [d for d, (_, low, _) in known.items() if low > 0]
+        parts = [f"{what} {_listed(names)}" for what, names in (("loses in", loses), ("wins in", wins)) if names]
+        verdict = "; ".join(parts) or "no domain's interval excludes zero"
+        lines.append(f"- **{setup}** {mean:+.3f} on average over the {len(domains)} domains; {verdict}.")
+    if not lines:
+        return []
+    return ["What the intervals exclude (each is of the cases alone, of one training with one seed):", "\n".join(lines)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str]) -> str:
     rows = []
     for setup in setups:
@@ -156,6 +191,29 @@ def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str]) -> 
     columns = ["set-up", "networks", "parameters, all", "of them a domain's own", "training, hours, all"]
     note = "`added` counts the adapters alone. Times are of a machine that did other things as well."
     return f"{_table(columns, rows)}\n\n{note}"
+
+
+def _parameter_table(groups: Mapping[str, Sequence[str]], described: Mapping[str, Domain]) -> str:
+    rows = []
+    for title, names in groups.items():
+        if missing := [name for name in names if name not in described]:
+            raise InputError(f"no description of domain '{missing[0]}'; give the folder of its bundle")
+        counts = count_parameters({name: described[name].network for name in names})
+        own = counts.adapters.values()
+        rows.append(
+            [
+                f"the {len(names)} {title}",
+                f"{counts.independent:,}",
+                *(f"{n:,} ({n / counts.independent:.2%})" for n in (counts.dense, counts.separable)),
+                f"{min(own):,} … {max(own):,}",
+            ]
+        )
+    columns = ["domains", "a dense network each", "universal, strided filters dense", "universal, separable", "a domain more"]
+    note = (
+        "Counted, not trained: a dense network of its own for each domain, as published; one universal network on the published "
+        "trunk, whose strided filters are dense; and the one that this project ships, with strided filters of each domain."
+    )
+    return f"{note}\n\n{_table(columns, rows)}"
 
 
 def _made(results: Sequence[Mapping[str, Any]]) -> str:

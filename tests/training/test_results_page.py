@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.training import summarise
 from custom_components.training.results_page import paired_difference, read_results, results_page
@@ -38,6 +39,12 @@ def result(run: str, setup: str, scores: dict[str, Any], steps: int = 100) -> di
     }
 
 
+@pytest.fixture(scope="module")
+def described(repository: Path) -> dict[str, Domain]:
+    found = [Domain.from_file(path) for path in repository.glob("bundles/*/configs/domain.json")]
+    return {domain.name: domain for domain in found}
+
+
 @pytest.fixture
 def results() -> list[dict[str, Any]]:
     liver, heart = ("liver", "tumour"), ("atrium",)
@@ -53,8 +60,8 @@ def cells(page: str, row: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_every_number_is_that_of_the_cases(results: list[dict[str, Any]]) -> None:
-    page = results_page(results)
+def test_every_number_is_that_of_the_cases(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
+    page = results_page(results, described)
     cases = results[0]["scores"]["liver_ct"]["cases"]
     tumour = np.mean([case["tumour"]["dice"] for case in cases.values()])
     mean = np.mean([np.mean([s["dice"] for s in case.values()]) for case in cases.values()])
@@ -70,6 +77,25 @@ def test_every_number_is_that_of_the_cases(results: list[dict[str, Any]]) -> Non
     assert re.search(r"\| independent \| 2 \| 2,500 \| 250 … 250 \| 1.0 \|", page)
 
 
+def test_what_the_intervals_exclude_is_said(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
+    page = results_page(results, described)
+    assert "- **universal** +0.025 on average over the 2 domains; loses in heart_mri; wins in liver_ct." in page
+    alike = [{**item, "scores": {d: report(3, 0.0, ("a",)) for d in item["scores"]}} for item in results]
+    assert "- **universal** +0.000 on average over the 2 domains; no domain's interval excludes zero." in results_page(
+        alike, described
+    )
+    assert "on average" not in results_page(results[:2], described)  # not every domain has an independent network
+
+
+def test_parameters_of_one_for_all(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
+    page = results_page(results, described)
+    assert cells(page, "the 5 of the paper")[:2] == ["134,508,692", "6,577,460 (4.89%)"]
+    del results[1:]
+    results[0]["scores"] = {"nobody_ct": report(0, 0.0, ("a",))}
+    with pytest.raises(InputError, match="no description of domain 'nobody_ct'"):
+        results_page(results, described)
+
+
 def test_differences_are_of_the_cases_that_both_have() -> None:
     first, second = report(0, 0.0, ("a",))["cases"], report(5, 0.0, ("a",))["cases"]
     only = {name: first[name] for name in ("case_3", "case_7")}
@@ -80,27 +106,29 @@ def test_differences_are_of_the_cases_that_both_have() -> None:
     assert paired_difference(only, {}) is None
 
 
-def test_other_budgets_do_not_stand_beside_each_other(results: list[dict[str, Any]]) -> None:
+def test_other_budgets_do_not_stand_beside_each_other(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
     results[1]["steps_per_domain"] = 50
     with pytest.raises(InputError, match="50, 100 steps"):
-        results_page(results)
+        results_page(results, described)
     results[1].update(steps_per_domain=100, fold=2)
     with pytest.raises(InputError, match="folds 0, 2"):
-        results_page(results)
-    page = results_page([{**item, "fold": 2} for item in results])
+        results_page(results, described)
+    page = results_page([{**item, "fold": 2} for item in results], described)
     assert "validation cases of fold 2" in page
 
 
-def test_the_script_writes_the_page_and_refuses_other_files(results: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_script_writes_the_page_and_refuses_other_files(
+    results: list[dict[str, Any]], described: dict[str, Domain], repository: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     output = tmp_path / "RESULTS.md"
-    call = ["--results-dir", str(folder), "--output", str(output)]
+    call = ["--results-dir", str(folder), "--output", str(output), "--bundles", str(repository / "bundles")]
     assert "has no results" in CliRunner().invoke(app, call).output
     for item in results:
         (folder / f"{item['run']}.json").write_text(json.dumps(item))
     assert CliRunner().invoke(app, call).exit_code == 0
-    assert output.read_text() == results_page(read_results(folder))
+    assert output.read_text() == results_page(read_results(folder), described)
     before = output.read_text()
     (folder / "scores.json").write_text("{}")
     refused = CliRunner().invoke(app, call)
