@@ -59,6 +59,8 @@ def card_slots(
         "input": _input(domain, facts),
         "output": _output(domain),
         "limitations": _limitations(facts, written.get("limitations")),
+        "use": _use(domain, facts),
+        "history": "\n".join(_wrapped(f"- {version}: {what}", indent="  ") for version, what in facts.changelog.items()),
         "references": "\n\n".join(_wrapped(f"[{i}] {text}") for i, text in enumerate(facts.references, 1)),
         "license": _license(facts),
         "bundle": bundle,
@@ -190,6 +192,14 @@ def _output(domain: Domain) -> str:
     return _wrapped(
         f"{_number(domain.out_channels)} channels of logits: {names}. After the network: the class with the largest logit, the "
         "component rules of `domain.json`, and the way back onto the input's own grid, axes and affine."
+    )
+
+
+def _use(domain: Domain, facts: Facts) -> str:
+    names = ", ".join(name.replace("_", " ") for name in domain.classes)
+    return _wrapped(
+        f"Research on {names} in images of this kind: {facts.image}. Not for diagnosis or treatment. Other scanners, protocols, "
+        "ages or diseases than those of the data can do worse without a sign of it: look at every label before you use it."
     )
 
 

@@ -2,7 +2,8 @@
 
 ``configs/train.json`` and its overrides are the universal bundle's own. Made from the template are ``chain.json`` (what
 happens to one domain's images in training), ``evaluate.json`` and ``inference.json``; ``configs/domains/<name>.json`` are
-the descriptions of the domain bundles beside it.
+the descriptions of the domain bundles beside it. The figures of the model card and of ``metadata.json`` are those of
+``docs/results/<domain>.json``, which ``evaluate.json`` wrote as ``scores.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.bundles.rendering import SLOT, TEMPLATE
+from custom_components.bundles.results import BEGIN, END, metrics, of_many
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 
@@ -20,6 +22,7 @@ __all__ = ["refresh_universal", "universal_drift", "universal_files"]
 
 NAME = "universal_segmentation"
 DOMAINS = "configs/domains"
+RESULTS, CARD, METADATA = "docs/results", "docs/README.md", "configs/metadata.json"
 
 TRAINING_VALUES = ("flip_axes", "sampling", "augmentation", "image_order", "elastic_law")
 DOMAIN = {
@@ -61,7 +64,7 @@ def universal_files(folder: Path) -> dict[str, str]:
         own = folder.parent / f"{name}_segmentation" / "configs" / "domain.json"
         if own.is_file():  # a domain that was imported has no bundle of its own
             texts[f"{DOMAINS}/{name}.json"] = own.read_text(encoding="utf-8")
-    return texts
+    return texts | _figures(folder)
 
 
 def universal_drift(folder: Path) -> list[str]:
@@ -77,6 +80,36 @@ def refresh_universal(folder: Path) -> list[Path]:
         with atomic_path(folder / name) as temporary:
             temporary.write_text(texts[name], encoding="utf-8")
     return [folder / name for name in changed]
+
+
+def _figures(folder: Path) -> dict[str, str]:
+    """Model card and metadata with the figures of ``docs/results``; none where there are no results."""
+    results = {path.stem: _scores(path) for path in sorted((folder / RESULTS).glob("*.json"))}
+    card, metadata = folder / CARD, folder / METADATA
+    if not results or not card.is_file() or not metadata.is_file():
+        return {}
+    text = card.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise InputError(f"{card}: must have {BEGIN} and {END} once each, around the figures")
+    head, rest = text.split(BEGIN)
+    values = json.loads(metadata.read_text(encoding="utf-8"))
+    values["eval_metrics"] = {
+        f"{d}_{key}": value for d, report in results.items() for key, value in metrics(report["summary"]).items()
+    }
+    return {
+        CARD: f"{head}{BEGIN}\n{of_many(results)}\n{END}{rest.split(END)[1]}",
+        METADATA: json.dumps(values, indent=4, ensure_ascii=False) + "\n",
+    }
+
+
+def _scores(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid JSON ({error}); copy the scores.json of an evaluation there") from None
+    if not isinstance(values, dict) or not values.keys() >= {"summary", "cases", "made"}:
+        raise InputError(f"{path}: is no scores.json of evaluate.json; copy that of an evaluation there")
+    return values
 
 
 def _chain(train: dict[str, Any]) -> dict[str, Any]:
