@@ -67,23 +67,34 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("u2net::pointwise_conv3d_backward", mutates_args=(), device_types="cpu")
-def _backward(gradient: Tensor, x: Tensor, weight: Tensor, needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, needs_input: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is not needed, as the weights of a frozen trunk, is empty."""
+    gradient = gradient.contiguous()
+    grad_x = _apply(gradient, weight.flatten(1).t(), None) if needs_input else torch.empty(0, dtype=x.dtype)
+    if not needs_weight:
+        return grad_x, torch.empty(0, dtype=x.dtype), torch.empty(0, dtype=x.dtype)
+    return grad_x, *_weight_gradients(gradient, x, weight)
+
+
+def _weight_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     from custom_components.kernels import pointwise_numba as kernel
 
-    gradient = gradient.contiguous()
     source, g = _flat(x), _flat(gradient)
     long = kernel.voxels_of_a_part(source.shape[2])
     parts = x.shape[0] * -(-source.shape[2] // long)
     products = torch.empty((parts, *weight.shape[:2]), dtype=torch.float64)
     sums = torch.empty((parts, weight.shape[0]), dtype=torch.float64)
     run_ranges(partial(kernel.weight_gradient_range, source, g, long, products.numpy(), sums.numpy()), parts)
-    grad_x = _apply(gradient, weight.flatten(1).t(), None) if needs_input else torch.empty(0, dtype=x.dtype)
-    return grad_x, products.sum(0).to(x.dtype).view(weight.shape), sums.sum(0).to(x.dtype)
+    return products.sum(0).to(x.dtype).view(weight.shape), sums.sum(0).to(x.dtype)
 
 
 @_backward.register_fake
-def _(gradient: Tensor, x: Tensor, weight: Tensor, needs_input: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(gradient: Tensor, x: Tensor, weight: Tensor, needs_input: bool, needs_weight: bool) -> tuple[Tensor, Tensor, Tensor]:
     grad_x = x.new_empty(x.shape if needs_input else (0,))  # contiguous, whatever x is
+    if not needs_weight:
+        return grad_x, x.new_empty(0), x.new_empty(0)
     return grad_x, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
@@ -94,9 +105,10 @@ def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _gradients(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
     x, weight = ctx.saved_tensors
-    needs_input = ctx.needs_input_grad[0]
-    grad_x, grad_weight, grad_bias = torch.ops.u2net.pointwise_conv3d_backward(gradient, x, weight, needs_input)
-    return (grad_x if needs_input else None), grad_weight, grad_bias
+    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:])
+    found = torch.ops.u2net.pointwise_conv3d_backward(gradient, x, weight, needs_input, needs_weight)
+    grad_x, grad_weight, grad_bias = found
+    return (grad_x if needs_input else None), (grad_weight if needs_weight else None), (grad_bias if needs_weight else None)
 
 
 _forward.register_autograd(_gradients, setup_context=_setup)

@@ -89,3 +89,22 @@ def test_registered_operator_is_sound():
         tuple(operands((2, 3, 5, 4, 6), 7)),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
+
+
+def test_frozen_filters_cost_no_gradient_and_change_no_other():
+    x, w, b = operands((2, 6, 5, 6, 7), 5)
+    gradient = torch.randn(2, 5, 5, 6, 7)
+    (expected,) = torch.autograd.grad(pointwise_conv3d(x, w, b), [x], gradient)
+    out = pointwise_conv3d(x, w.detach(), b.detach())
+    (frozen,) = torch.autograd.grad(out, [x], gradient)
+    assert torch.equal(frozen, expected)
+    operands_of_backward = (gradient, x.detach(), w.detach(), True, False)
+    grad_x, grad_w, grad_b = torch.ops.u2net.pointwise_conv3d_backward(*operands_of_backward)
+    assert torch.equal(grad_x, expected)
+    assert grad_w.numel() == grad_b.numel() == 0
+    torch.library.opcheck(
+        torch.ops.u2net.pointwise_conv3d_backward.default, operands_of_backward, test_utils=("test_schema", "test_faketensor")
+    )
+    # A bias alone that is trained has its gradient.
+    (only_bias,) = torch.autograd.grad(pointwise_conv3d(x.detach(), w.detach(), b), [b], gradient)
+    torch.testing.assert_close(only_bias, gradient.sum((0, 2, 3, 4)), rtol=1e-5, atol=1e-5)
