@@ -200,6 +200,11 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
         flow.run()
     assert isinstance(caught.value.__cause__, InputError)
     assert "domains ['alpha', 'beta'] there, ['beta', 'alpha'] here" in str(caught.value.__cause__)
+    # ... and with the same chain.
+    values = {**values, **domains, "chain_overrides": {"image_order": 3}}
+    with pytest.raises(RuntimeError) as caught:
+        workflow(universal, ["train.json"], values).run()
+    assert "overrides None there, {'image_order': 3} here" in str(caught.value.__cause__)
 
 
 def _absent_cases(folder: Path) -> Path:
