@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from custom_components.errors import InputError
-from custom_components.training.running import bundle_command, run_logged, split_options
-from custom_components.training.setups import SETUPS, Budget, Run, planned_runs
+from custom_components.experiments.running import bundle_command, run_logged, split_options
+from custom_components.experiments.setups import SETUPS, Budget, Run, planned_runs
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from custom_components.errors import InputError
-from custom_components.training.running import bundle_command, run_logged, split_options
+from custom_components.experiments.running import bundle_command, run_logged, split_options
 
 # Overrides of the training that make another network, and what an evaluation needs to make the same.
 NETWORK_OF = {"original_recipe.json": "original_network.json"}

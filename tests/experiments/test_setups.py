@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from custom_components.training.setups import SETUPS, Budget, Run, planned_runs
+from custom_components.experiments.setups import SETUPS, Budget, Run, planned_runs
 
 DOMAINS = ("heart", "liver", "spleen")
 BUDGET = Budget(epochs=3, steps=7)

@@ -1,4 +1,4 @@
-"""A page of results: what the runs of `custom_components.training.setups` reached, as Markdown."""
+"""A page of results: what the runs of `custom_components.experiments.setups` reached, as Markdown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
-from custom_components.training.parameters import count_parameters
-from custom_components.training.setups import SETUPS
+from custom_components.experiments.parameters import count_parameters
+from custom_components.experiments.setups import SETUPS
 
 __all__ = ["PUBLISHED", "paired_difference", "read_results", "results_page"]
 

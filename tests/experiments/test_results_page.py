@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.experiments.results_page import paired_difference, read_results, results_page
 from custom_components.training import summarise
-from custom_components.training.results_page import paired_difference, read_results, results_page
 from scripts.results_page import app
 
 MADE = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "cpu": "a processor", "gpu": None}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from custom_components.domain import Domain
+from custom_components.experiments.parameters import count_parameters
 from custom_components.networks import U2Net
-from custom_components.training.parameters import count_parameters
 
 
 def halvings(inputs: int, outputs: int, pools: tuple[int, int, int]) -> dict[str, Any]:
