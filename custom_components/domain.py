@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from custom_components.errors import InputError
+from custom_components.strict_json import parse_json
 
 __all__ = [
     "Augmentation",
@@ -259,11 +260,11 @@ class Domain(_Strict):
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes())
         except OSError as error:
             message = f"{path}: cannot be read ({error.strerror}); give the path of a bundle's configs/domain.json"
             raise DomainError(message) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DomainError(f"{path}: is not valid JSON ({error})") from None
         if not isinstance(values, dict):
             raise DomainError(f"{path}: must hold one JSON object, holds {type(values).__name__}")

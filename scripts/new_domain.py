@@ -63,7 +63,7 @@ class BadCases(InputError):
     """Cases that cannot be used, one error each."""
 
     def __init__(self, messages: list[str]) -> None:
-        super().__init__("\n".join(messages))
+        super().__init__("; ".join(messages))
         self.messages = messages
 
 

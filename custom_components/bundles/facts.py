@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.strict_json import parse_json
 
 __all__ = ["Data", "Facts", "Original"]
 
@@ -158,10 +158,10 @@ class Facts(_Strict):
             InputError: the file is absent, is no JSON object, or a field is unknown, missing or malformed.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = parse_json(Path(path).read_bytes())
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); give a bundle that write_bundle made") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{path}: is not valid JSON ({error})") from None
         if not isinstance(values, dict):
             raise InputError(f"{path}: must hold one JSON object")

@@ -6,6 +6,7 @@ Pure checks: each returns nothing or raises `InputError`. Affines are 4×4, voxe
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from custom_components.data.sizes import check_declared_size
+from custom_components.data.text_headers import check_meta_image, check_nrrd
 from custom_components.errors import InputError
 
 __all__ = [
@@ -135,8 +138,11 @@ def check_same_grid(
         )
 
 
-def check_source(path: str | Path) -> None:
+def check_source(path: str | Path) -> int:
     """Check what the readers hide: the file itself, the stored spacing of NIfTI and MetaImage, the slices of a DICOM series.
+
+    Returns:
+        The number of files that it consists of: 1, or those of a DICOM series.
 
     Raises:
         InputError: the path does not exist, its header cannot be read, its stored spacing is not positive, it holds
@@ -147,17 +153,20 @@ def check_source(path: str | Path) -> None:
         if path.is_dir():
             from custom_components.data.dicom import check_series  # only here: pydicom is slow to import
 
-            check_series(path)
+            return check_series(path)
         elif not path.exists():
             raise InputError(f"{path}: no such file; check the path")
         elif is_nifti(path):
             _check_nifti_header(path)
-        elif path.suffix.lower() in (".mha", ".mhd"):
-            _check_meta_header(path)
         elif path.stat().st_size == 0:
             raise InputError(f"{path}: is an empty file; copy it again")
+        elif path.suffix.lower() in (".mha", ".mhd"):
+            _check_meta_header(path)
+        elif path.suffix.lower() in (".nrrd", ".nhdr"):
+            check_nrrd(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file and its permissions") from None
+    return 1
 
 
 def _check_nifti_header(path: Path) -> None:
@@ -181,18 +190,18 @@ def _check_nifti_header(path: Path) -> None:
         raise InputError(f"{path}: stores a data type that NIfTI does not know; export it again") from None
     if complex_valued:
         raise InputError(f"{path}: holds complex numbers; give the magnitude image")
+    sizes = [int(n) for n in header["dim"][1 : 1 + min(max(axes, 0), 7)]]
+    if any(n < 0 for n in sizes):
+        raise InputError(f"{path}: its header declares {_by(tuple(sizes))} voxels; copy or download it again")
+    declared = math.prod(sizes) * header.get_data_dtype().itemsize
+    check_declared_size(path, declared, path.stat().st_size, packed=path.name.lower().endswith(".gz"))
 
 
 def _check_meta_header(path: Path) -> None:
-    with open(path, "rb") as file:
-        for line in file.read(8192).split(b"\n"):
-            field, _, value = line.partition(b"=")
-            if field.strip() == b"ElementSpacing":
-                try:
-                    spacing = [float(v) for v in value.split()[:3]]
-                except ValueError:
-                    raise InputError(f"{path}: its ElementSpacing is not numbers; export it again") from None
-                _check_spacing(np.array(spacing), str(path))  # ITK turns a negative one into a flipped axis without a word
+    fields = check_meta_image(path)
+    if "ElementSpacing" in fields:
+        spacing = [float(word) for word in fields["ElementSpacing"].split()[:3]]
+        _check_spacing(np.array(spacing), str(path))  # ITK turns a negative one into a flipped axis without a word
 
 
 def _check_spacing(spacing: np.ndarray, name: str) -> None:

@@ -5,7 +5,6 @@ A folder ``TaskNN_Name`` holds ``dataset.json``, whose ``training`` lists pairs 
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 
 from custom_components.data.reading import image_name
 from custom_components.errors import InputError
+from custom_components.strict_json import parse_json
 
 __all__ = ["Case", "Dataset", "datalist", "five_folds", "fold_names", "read_dataset"]
 
@@ -96,7 +96,8 @@ def read_dataset(dataset_dir: str | Path) -> Dataset:
     if not cases:
         raise InputError(f"{path}: lists no training case")
     files = [file for case in cases for file in (*_files(case["image"]), case["label"])]
-    if missing := [file for file in files if not Path(file).exists()]:
+    labels_listed = {case["label"] for case in cases}
+    if missing := [file for file in files if not _is_there(Path(file), folder, file in labels_listed)]:
         raise InputError(
             f"{path}: {len(missing)} of the files it lists are missing: {_some(missing)}; download them or take them off the list"
         )
@@ -189,6 +190,11 @@ def _case(folder: Path, entry: Any, where: str) -> Case | None:
     }
 
 
+def _is_there(path: Path, folder: Path, label: bool) -> bool:
+    """A file; for an image also the folder of a DICOM series, which is not one that the data set lies in."""
+    return path.is_file() or (not label and path.is_dir() and not folder.resolve().is_relative_to(path.resolve()))
+
+
 def _files(image: str | list[str]) -> list[str]:
     return image if isinstance(image, list) else [image]
 
@@ -200,10 +206,10 @@ def _check_fold(fold: int, number: int, source: str) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
 
 

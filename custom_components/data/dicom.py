@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.valuerep import VR
 
 from custom_components.errors import InputError
 
 __all__ = ["check_series"]
 
-TAGS = ["SeriesInstanceUID", "SeriesDescription", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient"]
+UNDEFINED_LENGTH = 0xFFFFFFFF
+KINDS = frozenset(VR)
 REGULAR_WITHIN = 0.02  # of the slice distance
 
 
-def check_series(folder: Path) -> None:
+def check_series(folder: Path) -> int:
     """Check that a folder holds one DICOM series whose slices are parallel, evenly spaced and not sheared.
+
+    Returns:
+        The number of its files.
 
     Raises:
         InputError: no DICOM image in it, several series, or slices that are missing, doubled, tilted or turned.
@@ -29,11 +34,20 @@ def check_series(folder: Path) -> None:
     series: dict[str, list[pydicom.Dataset]] = defaultdict(list)
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-        except (pydicom.errors.InvalidDicomError, EOFError):
-            continue  # notes, DICOMDIR leftovers, pictures: not part of the series
-        if "Rows" in header and "SeriesInstanceUID" in header:
-            series[str(header.SeriesInstanceUID)].append(header)
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            _check_elements([*header.file_meta._dict.values(), *header._dict.values()], path)
+            meta, uid, rows = header.file_meta, header.get("SeriesInstanceUID"), header.get("Rows")
+        except InputError:
+            raise
+        except pydicom.errors.InvalidDicomError:
+            continue  # notes and pictures: not part of the series
+        except Exception as error:  # pydicom's exceptions for damaged files are of many kinds
+            raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}); export or copy the series again") from None
+        if uid and rows:
+            series[str(uid)].append(header)
+        elif "Image Storage" in str(getattr(meta.get("MediaStorageSOPClassUID", ""), "name", "")):
+            # Left out, the series would be a shorter one without a word.
+            raise InputError(f"{path}: is a damaged image of a DICOM series (no rows, or no series); copy the series again")
     if not series:
         raise InputError(f"{folder}: holds no DICOM image; give an image file, or the folder of one DICOM series")
     if len(series) > 1:
@@ -44,10 +58,26 @@ def check_series(folder: Path) -> None:
     slices = next(iter(series.values()))
     if len(slices) > 1:  # one file may be a multi-frame volume; a lone slice is refused as 2-D once it is read
         _check_slices(slices, str(folder))
+    return len(slices)
+
+
+def _check_elements(elements: list[Any], path: Path) -> None:
+    """Ask that elements, as read, be as long as they say and of a kind that exists: GDCM takes the memory that is said."""
+    for element in elements:
+        value, length = element.value, getattr(element, "length", None)
+        if length not in (None, UNDEFINED_LENGTH) and isinstance(value, bytes) and len(value) != length:
+            raise InputError(f"{path}: is damaged (its element {element.tag} is cut off); export or copy the series again")
+        if element.VR is not None and element.VR not in KINDS:
+            raise InputError(
+                f"{path}: is damaged (its element {element.tag} is of no known kind); export or copy the series again"
+            )
 
 
 def _check_slices(slices: list[Any], name: str) -> None:
-    sizes = {(int(s.Rows), int(s.Columns)) for s in slices}
+    try:
+        sizes = {(int(s.Rows), int(s.Columns)) for s in slices}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{name}: has slices that do not say how large they are; export the series again") from None
     if len(sizes) > 1:
         raise InputError(f"{name}: its slices have different sizes {sorted(sizes)}; give one series")
     try:

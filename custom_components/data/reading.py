@@ -95,7 +95,7 @@ def load_volume(path: str | Path) -> MetaTensor:
         InputError: it does not exist, is no image or is damaged.
     """
     path = Path(path).expanduser()
-    check_source(path)
+    files = check_source(path)
     # By name rather than MONAI's choice, which depends on the packages that happen to be installed.
     reader: ImageReader = NibabelReader() if is_nifti(path) else ITKReader()
     try:
@@ -103,9 +103,16 @@ def load_volume(path: str | Path) -> MetaTensor:
             array, meta = reader.get_data(reader.read(str(path)))
             meta = {**switch_endianness(meta, "<"), "filename_or_obj": str(path)}
             volume = MetaTensor.ensure_torch_and_prune_meta(np.asarray(array, dtype=np.float32), meta)
-            return cast(MetaTensor, EnsureChannelFirst()(volume))
+            volume = cast(MetaTensor, EnsureChannelFirst()(volume))
     except Exception as error:
         raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); check or export it again") from None
+    if files > 1 and volume.shape[-1] != files:
+        # GDCM takes slices for two series where they differ in their date or other details, and reads one of them.
+        raise InputError(
+            f"{path}: only {volume.shape[-1]} of its {files} slices are read as one volume; they differ in their series date or "
+            "in other details: export the series again"
+        )
+    return volume
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as encode_safetensors
 
 from custom_components.errors import InputError
+from custom_components.strict_json import parse_json
 
 __all__ = [
     "WeightsError",
@@ -77,17 +77,7 @@ def read_pickled(path: str | Path) -> Any:
                 "ask its maker for a plain state dict or a .safetensors file"
             ) from None
         raise WeightsError(f"{path}: is damaged or no weights file ({_first_line(error)})") from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # a damaged pickle raises whatever its instructions come to
         raise WeightsError(f"{path}: is damaged or no weights file ({_first_line(error)})") from None
 
 
@@ -128,9 +118,9 @@ def _parse_header(path: Path, text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        header = None
+        header = parse_json(text)
+    except ValueError as error:
+        raise WeightsError(f"{path}: its header is not valid JSON ({error}); the file was changed by something else") from None
     if not isinstance(header, dict):
         raise WeightsError(f"{path}: its header is no JSON object; the file was changed by something else")
     return header

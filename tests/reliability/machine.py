@@ -1,0 +1,36 @@
+"""Where and when a result was measured."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from custom_components.inference.report import versions
+
+__all__ = ["circumstances"]
+
+
+def circumstances(command: str) -> dict[str, Any]:
+    """Command, commit, date, processor and versions."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": {**versions(), "kernel": platform.release()},
+    }
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[2]
+    result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
