@@ -18,6 +18,7 @@ from custom_components.errors import InputError
 __all__ = ["check_series"]
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
+LARGE = 4096  # bytes
 KINDS = frozenset(VR)
 REGULAR_WITHIN = 0.02  # of the slice distance
 
@@ -34,7 +35,7 @@ def check_series(folder: Path) -> int:
     series: dict[str, list[pydicom.Dataset]] = defaultdict(list)
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
+            header = pydicom.dcmread(path, defer_size=LARGE)  # to the end of the file, but for the pixels themselves
             _check_elements([*header.file_meta._dict.values(), *header._dict.values()], path)
             meta, uid, rows = header.file_meta, header.get("SeriesInstanceUID"), header.get("Rows")
         except InputError:
@@ -65,7 +66,13 @@ def _check_elements(elements: list[Any], path: Path) -> None:
     """Ask that elements, as read, be as long as they say and of a kind that exists: GDCM takes the memory that is said."""
     for element in elements:
         value, length = element.value, getattr(element, "length", None)
-        if length not in (None, UNDEFINED_LENGTH) and isinstance(value, bytes) and len(value) != length:
+        if length in (None, UNDEFINED_LENGTH):
+            cut_off = False
+        elif value is None:  # left where it is
+            cut_off = element.value_tell + length > path.stat().st_size
+        else:
+            cut_off = isinstance(value, bytes) and len(value) != length
+        if cut_off:
             raise InputError(f"{path}: is damaged (its element {element.tag} is cut off); export or copy the series again")
         if element.VR is not None and element.VR not in KINDS:
             raise InputError(
