@@ -34,7 +34,13 @@ __all__ = [
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 Millimetres: TypeAlias = Annotated[float, Field(gt=0, le=100)]
-Size3: TypeAlias = tuple[PositiveInt, PositiveInt, PositiveInt]
+# Beyond these no machine trains, and a description from somewhere else asks for all memory.
+Voxels: TypeAlias = Annotated[int, Field(gt=0, le=2048)]
+Step: TypeAlias = Annotated[int, Field(gt=0, le=64)]
+Width: TypeAlias = Annotated[int, Field(gt=0, le=63)]
+Patch: TypeAlias = tuple[Voxels, Voxels, Voxels]
+Strides: TypeAlias = Annotated[tuple[tuple[Step, Step, Step], ...], Field(min_length=1, max_length=16)]
+Kernels: TypeAlias = Annotated[tuple[tuple[Width, Width, Width], ...], Field(max_length=17)]
 
 
 def _ordered_range(value: tuple[float, float]) -> tuple[float, float]:
@@ -165,9 +171,9 @@ class ComponentRule(_Strict):
 class NetworkShape(_Strict):
     """What a network with dense filters asks of all its domains: one patch size, one set of strides and of kernels."""
 
-    patch_size: Size3
-    strides: Annotated[tuple[Size3, ...], Field(min_length=1)]
-    kernel_sizes: tuple[Size3, ...]
+    patch_size: Patch
+    strides: Strides
+    kernel_sizes: Kernels
 
 
 class Domain(_Strict):
@@ -199,9 +205,9 @@ class Domain(_Strict):
     stray_labels: Literal["background", "refuse"]
     crop_margin: Annotated[int, Field(ge=0)]
     spacing: tuple[Millimetres, Millimetres, Millimetres]
-    patch_size: Size3
-    strides: Annotated[tuple[Size3, ...], Field(min_length=1)]
-    kernel_sizes: tuple[Size3, ...]
+    patch_size: Patch
+    strides: Strides
+    kernel_sizes: Kernels
     intensity: IntensityRule
     sampling: Sampling
     augmentation: Augmentation

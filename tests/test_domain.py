@@ -77,8 +77,12 @@ def test_an_unknown_field_is_named(values: dict[str, Any], inside: tuple[str, ..
         ("spacing", [1, 1], "spacing"),
         ("spacing", [1, 1, float("nan")], "spacing"),
         ("patch_size", [40, 55, 40], "not divisible by 8"),
+        ("patch_size", [40, 56, 2**31], "patch_size"),
+        ("strides", [[2, 2, 2]] * 17, "strides"),
+        ("strides", [[2, 2, 2]] * 2 + [[65, 1, 1]], "strides"),
         ("kernel_sizes", [[3, 3, 3]], "4 levels"),
         ("kernel_sizes", [[3, 3, 2]] * 4, "odd"),
+        ("kernel_sizes", [[3, 3, 65]] * 4, "kernel_sizes"),
         ("postprocessing", {"tumour": {"closing": 1, "keep": 1}}, "tumour"),
         ("postprocessing", {"background": {"closing": 1, "keep": 1}}, "background"),
     ],
@@ -116,6 +120,15 @@ def test_a_wrong_value_deep_inside_is_named(values: dict[str, Any], path: tuple[
 def test_merges_read_from_json_have_whole_number_keys(values: dict[str, Any]) -> None:
     values["label_merges"] = {"3": 1}
     assert Domain.from_dict(values).label_merges == {3: 1}
+
+
+def test_a_field_that_comes_twice_is_named(bundle: Path, tmp_path: Path) -> None:
+    """One reader takes the first, another the last."""
+    path = tmp_path / "domain.json"
+    text = (bundle / "configs" / "domain.json").read_text()
+    path.write_text(text.replace('"modality": "MR"', '"modality": "CT", "modality": "MR"'))
+    with pytest.raises(DomainError, match="the key 'modality' comes twice"):
+        Domain.from_file(path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1, 2]", "[" * 100_000])

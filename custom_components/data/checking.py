@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 SMALLEST_SPACING, LARGEST_SPACING = 0.01, 100.0  # mm: microscopes below, mistaken units above
+LARGEST_VALUE = 1e12  # beyond it, sums of squares over a volume leave float32
 ORTHOGONAL_WITHIN = 1e-3  # largest cosine between two axes; ITK refuses what is far from this, nibabel takes anything
 SAME_GRID_WITHIN = 0.05  # of the smallest voxel edge, at the corners of the volume
 
@@ -54,7 +55,7 @@ def check_image(image: torch.Tensor, name: str, channels: int | None = None) -> 
 
     Raises:
         InputError: not three spatial axes, a single slice, another number of channels, no voxel, NaN or infinite
-            values, or a channel whose voxels are all equal.
+            values, values above `LARGEST_VALUE`, or a channel whose voxels are all equal.
     """
     shape = tuple(image.shape)
     if len(shape) == 3 or (len(shape) == 4 and image.numel() and 1 in shape[1:]):
@@ -76,6 +77,11 @@ def check_image(image: torch.Tensor, name: str, channels: int | None = None) -> 
         bad = int((~torch.isfinite(image)).sum())
         raise InputError(
             f"{name}: {bad} voxel{'s are' if bad != 1 else ' is'} NaN or infinite; replace them (for example by 0) and try again"
+        )
+    if (largest := max(abs(v) for pair in extremes for v in pair)) > LARGEST_VALUE:
+        raise InputError(
+            f"{name}: holds values up to {largest:.2g}, which no scanner gives; its header "
+            "(slope, type, byte order) or its data are damaged; export it again"
         )
     for index, (low, high) in enumerate(extremes):
         if low == high:

@@ -106,6 +106,8 @@ def read_dataset(dataset_dir: str | Path) -> Dataset:
         raise InputError(f"{path}: these cases are listed twice: {_some(doubled)}")
     modality, labels = described.get("modality", {}), described.get("labels", {})
     try:
+        if not isinstance(modality, dict) or not isinstance(labels, dict):
+            raise TypeError
         channels = tuple(str(modality[key]) for key in sorted(modality, key=int))
         classes = {int(value): str(name) for value, name in labels.items()}
     except (AttributeError, TypeError, ValueError):
@@ -192,7 +194,10 @@ def _case(folder: Path, entry: Any, where: str) -> Case | None:
 
 def _is_there(path: Path, folder: Path, label: bool) -> bool:
     """A file; for an image also the folder of a DICOM series, which is not one that the data set lies in."""
-    return path.is_file() or (not label and path.is_dir() and not folder.resolve().is_relative_to(path.resolve()))
+    try:
+        return path.is_file() or (not label and path.is_dir() and not folder.resolve().is_relative_to(path.resolve()))
+    except OSError:  # a name that is none to the system
+        return False
 
 
 def _files(image: str | list[str]) -> list[str]:

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,7 +60,15 @@ def main(
         path = output or RESULTS
         path.parent.mkdir(exist_ok=True)
         command = f"python -m tests.reliability.fuzz --inputs {inputs} --seed {seed}"
-        values = {**circumstances(command), "seed": seed, "inputs": inputs, "readers": [as_json(o) for o in outcomes]}
+        limits = {"memory": Limits().memory // 2**20, "cpu": Limits().cpu, "wall": Limits().wall}
+        values = {
+            **circumstances(command),
+            "minutes": sum(outcome.seconds for outcome in outcomes) / 60,
+            "seed": seed,
+            "inputs": inputs,
+            "limits": limits,
+            "readers": [as_json(outcome) for outcome in outcomes],
+        }
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if any(outcome.faults for outcome in outcomes):
         raise typer.Exit(1)
@@ -79,6 +88,5 @@ def _show(name: str, seed: int, index: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch_threads = __import__("torch").set_num_threads
-    torch_threads(1)
+    torch.set_num_threads(1)
     app()

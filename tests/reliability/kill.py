@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -40,7 +40,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON; by default written where all programs ran.")] = None,
 ) -> None:
     import_what_programs_need()
-    results = []
+    results: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(prefix="kill_") as root, Progress(*columns, console=Console(stderr=True)) as progress:
         for name in program or PROGRAMS:
@@ -79,7 +79,8 @@ def main(
         path = output or RESULTS
         path.parent.mkdir(exist_ok=True)
         command = f"python -m tests.reliability.kill --random {moments} --seed {seed}"
-        values = {**circumstances(command), "seed": seed, "random": moments, "programs": results}
+        minutes = sum(result["seconds"] for result in results) / 60
+        values = {**circumstances(command), "minutes": minutes, "seed": seed, "random": moments, "programs": results}
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if any(result["faults"] for result in results):
         raise typer.Exit(1)

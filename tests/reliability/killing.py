@@ -218,7 +218,8 @@ def _watch(folder: Path, seen: Callable[[str, Path, Path], None]) -> None:
         within = True  # what the callback does is not the program's
         try:
             source, target = (_absolute(*p) for p in paths)
-            if target.startswith(prefix):
+            made_before = event == "os.mkdir" and os.path.isdir(target)
+            if target.startswith(prefix) and not made_before and not _appended(target):
                 seen(event, Path(source), Path(target))
         finally:
             within = False

@@ -13,7 +13,7 @@ from custom_components.errors import InputError
 from custom_components.networks import U2Net, fingerprint
 from custom_components.weights import load_network, save_bundle_weights
 from custom_components.weights.bundle_files import check_bundle
-from tests.bundles.training_runs import overrides, workflow
+from tests.bundles.training_runs import SMALL, small_domain, workflow
 from tests.phantoms import decathlon, hippocampus_like, save_nifti
 from tests.reliability.killing import Program
 from tests.weights.bundles import PLAN, bundle_of, domain, randomised
@@ -110,7 +110,7 @@ def _dataset(folder: Path) -> None:
 
 def _new_domain(folder: Path) -> None:
     os.chdir(folder)
-    options = ["--name", "phantom_mri", "--output-dir", "made", "--patch-voxels", "32768", "--max-steps", "2"]
+    options = ["--name", "phantom_mri", "--output-dir", "made", "--patch-voxels", "32768", "--max-steps", "2", "--no-picture"]
     script("new_domain", "Task99_Phantom", *options)
 
 
@@ -124,8 +124,8 @@ def _new_domain_again(folder: Path) -> None:
 
 def _training_files(folder: Path) -> None:
     decathlon(folder, cases=6, shape=(26, 34, 26))
-    values = overrides(BUNDLE, folder / "Task99_Phantom", folder / "config")
-    assert Path(values["domain#path"]).is_file()
+    (folder / "config").mkdir()
+    small_domain(BUNDLE, folder / "config")
     # Weights of an earlier training, which a new one keeps.
     bundle_of(folder / "earlier", domain("alpha_mri"))
     (folder / "run").mkdir()
@@ -134,7 +134,8 @@ def _training_files(folder: Path) -> None:
 
 
 def _train(folder: Path) -> None:
-    values = overrides(BUNDLE, folder / "Task99_Phantom", folder / "config", steps_per_epoch=2, max_epochs=3)
+    values = {**SMALL, "bundle_root": str(BUNDLE), "dataset_dir": str(folder / "Task99_Phantom"), "steps_per_epoch": 2}
+    values["domain#path"] = str(folder / "config" / "domain.json")
     values.update(ckpt_dir=str(folder / "run" / "models"), output_dir=str(folder / "run" / "out"))
     workflow(BUNDLE, ["train.json"], values).run()
 

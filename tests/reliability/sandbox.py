@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing as mp
 import os
 import resource
@@ -128,6 +129,7 @@ def _count(outcome: Outcome, index: int, name: str, detail: str, cpu: float, gro
 
 def _work(pipe: Connection, reader: Reader, seed: int, start: int, stop: int, folder: Path, limits: Limits) -> None:
     os.setsid()
+    faulthandler.disable()
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(null, stream)  # libraries print what they think of damaged files
