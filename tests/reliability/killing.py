@@ -172,7 +172,7 @@ def _recorded(program: Program, folder: Path, notes: Path) -> None:
         relative = target.relative_to(folder)
         events.append(f"{event} {_shortened(relative)}")
         if event == "os.rename" and source.is_file():
-            whole.append((str(relative), _digest(source)))
+            whole.append((str(relative), _digest(source, target.name)))
         elif event == "os.rename" and source.is_dir():
             whole.extend((str(relative / p.relative_to(source)), _digest(p)) for p in source.rglob("*") if p.is_file())
         elif event == "os.remove":
@@ -296,13 +296,14 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): _digest(p) for p in paths}
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's content without the times it tells; of a checkpoint, of its tensors."""
+def _digest(path: Path, name: str = "") -> str:
+    """SHA-256 of a file's content without the times it tells; of a checkpoint, of its tensors. ``name``: if not the file's."""
+    name = name or path.name
     data = path.read_bytes()
     try:
-        if path.name.endswith(".pt"):
+        if name.endswith(".pt"):
             data = repr(_plain(torch.load(io.BytesIO(data), weights_only=True))).encode()
-        elif path.name.endswith(".json"):
+        elif name.endswith(".json"):
             data = json.dumps(_plain(json.loads(data)), sort_keys=True).encode()
     except Exception:
         data = b"unreadable " + data
