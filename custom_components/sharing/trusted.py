@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def check_trusted(bundle_dir: str | Path, domains: Sequence[str], public_key: st
         InputError: there is no manifest or it is not signed by this key, or a file is not in it, missing or changed.
     """
     folder = Path(bundle_dir)
-    manifest, signed_by = signed_manifest(folder, public_key)
+    manifest, sha256, signed_by = signed_manifest(folder, public_key)
     described = bundle_domains(folder)
     needed = [f"models/{TRUNK_FILE}"]
     for name in domains:
@@ -43,5 +42,4 @@ def check_trusted(bundle_dir: str | Path, domains: Sequence[str], public_key: st
         if path not in listed:
             raise InputError(f"{folder / path}: is not in the manifest ({MANIFEST_FILE}); get the bundle again")
         check_file(folder, listed[path])
-    sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
     return {"manifest_sha256": sha256, "signed_by": signed_by, "files": {path: listed[path].sha256 for path in needed}}

@@ -39,6 +39,7 @@ class Verification:
     Attributes:
         bundle: what was looked at.
         manifest: None where it cannot be read.
+        manifest_sha256: of the file's bytes.
         signed_by: `key_id` of the key whose signature was checked and is good.
         absent: large files that are not there, as was allowed.
         errors: one line each; none where the bundle is verified.
@@ -48,6 +49,7 @@ class Verification:
 
     bundle: str
     manifest: Manifest | None = None
+    manifest_sha256: str | None = None
     signed_by: str | None = None
     absent: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -66,7 +68,7 @@ class Verification:
             "bundle": self.bundle,
             "name": manifest.name if manifest else None,
             "version": manifest.version if manifest else None,
-            "manifest_sha256": hashlib.sha256(manifest.to_bytes()).hexdigest() if manifest else None,
+            "manifest_sha256": self.manifest_sha256,
             "signed_by": self.signed_by,
             "trunk": manifest.trunk if manifest else None,
             "domains": {domain.name: domain.adapter for domain in manifest.domains} if manifest else {},
@@ -102,7 +104,7 @@ def verify_folder(
     folder = Path(folder)
     result = Verification(str(folder))
     try:
-        result.manifest, result.signed_by = signed_manifest(folder, public_key, signature)
+        result.manifest, result.manifest_sha256, result.signed_by = signed_manifest(folder, public_key, signature)
     except InputError as error:
         result.errors.append(str(error))
         return result
@@ -129,11 +131,11 @@ def verify_folder(
 
 def signed_manifest(
     folder: Path, public_key: str | Path | None = None, signature: str | Path | None = None
-) -> tuple[Manifest, str | None]:
+) -> tuple[Manifest, str, str | None]:
     """A bundle's manifest, whose signature is checked where a key is given.
 
     Returns:
-        The manifest, and the `key_id` of the key (None where none was given).
+        The manifest, the SHA-256 of its bytes, and the `key_id` of the key (None where none was given).
 
     Raises:
         InputError: there is no manifest or it is malformed, the key cannot be used, or the signature is absent or not good.
@@ -146,7 +148,7 @@ def signed_manifest(
         key = read_public_key(public_key)
         check_signature(data, signature or folder / SIGNATURE_FILE, key)
         signed_by = key_id(key)
-    return parse_manifest(data, str(folder / MANIFEST_FILE)), signed_by
+    return parse_manifest(data, str(folder / MANIFEST_FILE)), hashlib.sha256(data).hexdigest(), signed_by
 
 
 def check_file(folder: Path, entry: FileEntry) -> None:
