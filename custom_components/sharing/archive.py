@@ -34,6 +34,8 @@ BLOCK = 2**20
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 LOCAL_HEADER = struct.Struct("<6xHH4xIIIHH")
 """Flags, method, CRC, sizes packed and plain, lengths of name and extra field (APPNOTE 4.3.7)."""
+END, END_SIZE = b"PK\x05\x06", 18
+"""What the end of the table begins with, and its bytes after that where there is no comment (APPNOTE 4.3.16)."""
 LATER = 0xFFFFFFFF
 UTF8 = 0x800
 ENCRYPTED = 0x1 | 0x40 | 0x2000
@@ -211,9 +213,10 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
 
 def _check_layout(archive: zipfile.ZipFile, path: Path) -> None:
     """Ask that entries lie one after another from the first byte on, each headed as the table says, and nothing after it."""
-    if archive.comment:
-        raise InputError(f"{path}: has bytes after its table, in which some programs find another; get it again")
     assert archive.fp is not None
+    archive.fp.seek(-len(END) - END_SIZE, 2)
+    if archive.fp.read(len(END)) != END or archive.comment:
+        raise InputError(f"{path}: has bytes after its table, in which some programs find another; get it again")
     end = 0
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
         if entry.header_offset < end or (end == 0 and entry.header_offset):
