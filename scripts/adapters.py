@@ -104,7 +104,8 @@ def export(
         Path | None, typer.Option(help="JSON object about its training (steps, cases, commit, …), written into the file.")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="scores.json of an evaluation, written into the file; else the bundle's docs/results.json.")
+        Path | None,
+        typer.Option(help="scores.json of an evaluation, written into the file; else the bundle's docs/results.json."),
     ] = None,
 ) -> None:
     """Write one domain as a file to share: its weights, its description, its training, its scores and its licence."""

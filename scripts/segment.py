@@ -76,7 +76,8 @@ def segment(
         bool, typer.Option("--trusted-only", help="Refuse weights and descriptions that are not as the bundle's manifest says.")
     ] = False,
     public_key: Annotated[
-        Path | None, typer.Option(metavar="KEY", help="With --trusted-only: public key (PEM) of who must have signed the manifest.")
+        Path | None,
+        typer.Option(metavar="KEY", help="With --trusted-only: public key (PEM) of who must have signed the manifest."),
     ] = None,
 ) -> None:
     started = time.perf_counter()

@@ -132,7 +132,8 @@ def _say(found: Verification) -> None:
 
 def _progress() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    return Progress(*columns, console=errors, transient=True)
+    # Where nobody watches it would leave an empty line.
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 if __name__ == "__main__":

@@ -39,10 +39,14 @@ def domain_entries(bundle_dir: str | Path) -> tuple[DomainEntry, ...]:
     """A bundle's domains, from its adapters and its descriptions.
 
     Raises:
-        InputError: an adapter has no description in the bundle, or see `list_adapters`.
+        InputError: an adapter has another name or no description in the bundle, or see `list_adapters`.
     """
     found = []
     for adapter in list_adapters(bundle_dir):
+        if adapter.path.stem != adapter.header.domain:
+            raise WeightsError(
+                f"{adapter.path}: is the adapter of '{adapter.header.domain}'; the file must have its domain's name"
+            )
         domain = find_domain(bundle_dir, adapter.header.domain)
         if domain is None:
             raise WeightsError(f"{bundle_dir}: has no description of {adapter.header.domain}; add its domain.json to configs")

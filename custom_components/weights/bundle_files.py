@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from custom_components.domain import Domain
+from custom_components.errors import InputError
 from custom_components.networks.fingerprint import fingerprint
 from custom_components.sharing.model_file import read_model_file
 from custom_components.weights.adapters import (
@@ -124,10 +125,14 @@ def check_bundle(bundle_dir: str | Path) -> list[str]:
     whole = models / MODEL_FILE
     if not whole.is_file():
         faults.append(f"{whole}: no such file; import an adapter to have it made")
-    elif fingerprint(read_model_file(whole)) != fingerprint(network.state_dict()):
-        faults.append(
-            f"{whole}: does not hold the weights of the adapters beside it; repeat the import or removal that was stopped"
-        )
+        return faults
+    try:
+        if fingerprint(read_model_file(whole)) != fingerprint(network.state_dict()):
+            faults.append(
+                f"{whole}: does not hold the weights of the adapters beside it; repeat the import or removal that was stopped"
+            )
+    except InputError as error:
+        faults.append(str(error))
     return faults
 
 

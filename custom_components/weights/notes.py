@@ -31,7 +31,7 @@ def read_metrics(path: str | Path, domain: Domain) -> dict[str, Any]:
         raise WeightsError(f"{path}: is no scores.json of an evaluation (summary, cases, made); give one")
     if set(summary) - {"mean"} != set(domain.classes):
         found, wanted = ", ".join(sorted(set(summary) - {"mean"})), ", ".join(domain.classes)
-        raise WeightsError(f"{path}: scores {found or 'no class'}, but {domain.name} has {wanted}; give the scores of this domain")
+        raise WeightsError(f"{path}: scores {found or 'no class'}, but {domain.name} has {wanted}; give this domain's scores")
     return {"summary": summary, "cases": len(cases), "made": values["made"]}
 
 
