@@ -137,7 +137,8 @@ class BestWeights:
         models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was made are
             kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
-        domains: descriptions that go into the headers of the adapters, so that each file says what it is for.
+        domains: descriptions that go into the headers of the adapters, so that each file says what it is for; beside them
+            goes the epoch, with its score.
     """
 
     def __init__(self, models_dir: str | Path, network: nn.Module, domains: Iterable[Domain] = ()) -> None:
@@ -156,7 +157,9 @@ class BestWeights:
         network = _plain(self.network)
         self._keep_earlier()
         if isinstance(network, U2Net):
-            save_bundle_weights(network, self.models_dir, self.notes)
+            training = {"epoch": engine.state.epoch, engine.state.key_metric_name: float(engine.state.best_metric)}
+            notes = {name: note.model_copy(update={"training": training}) for name, note in self.notes.items()}
+            save_bundle_weights(network, self.models_dir, notes)
         else:
             save_state(network, self.models_dir / MODEL_FILE)
 

@@ -76,14 +76,8 @@ def test_monais_load_finds_the_network(somebody: Stranger) -> None:
     assert "170 of 170 variables" in outside.stdout + outside.stderr
 
 
-def test_a_universal_bundle_segments_each_domain(somebody: Stranger, universal: Path, tmp_path: Path) -> None:
+def test_a_domain_of_a_universal_bundle(somebody: Stranger, universal: Path, tmp_path: Path) -> None:
     name, image = "small_universal", somebody.home / "case.nii.gz"
-    domains = ("--domain", "first", "--domain", "second")
-    somebody.run(f"{name}/segment.py", "case.nii.gz", "--bundle", name, "--device", "cpu", "--output-dir", "both", *domains)
-    for domain in ("first", "second"):
-        expected = Segmenter.from_bundle(universal, "cpu", domain=domain).segment(image).label.numpy()[0]
-        written = np.asarray(nib.load(somebody.home / "both" / f"case_{domain}_seg.nii.gz").dataobj)
-        assert np.array_equal(written, expected)
     run = ("-m", "monai.bundle", "run", "--input", image, "--device", "cpu", "--domain_name", "second")
     somebody.run(*run, "--config_file", "configs/inference.json", "--output_dir", "../second", cwd=somebody.home / name)
     assert (somebody.home / "second" / "case_seg.nii.gz").read_bytes() == own(universal, image, tmp_path, domain_name="second")
