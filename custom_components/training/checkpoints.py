@@ -157,8 +157,7 @@ class BestWeights:
         network = _plain(self.network)
         self._keep_earlier()
         if isinstance(network, U2Net):
-            training = {"epoch": engine.state.epoch, engine.state.key_metric_name: float(engine.state.best_metric)}
-            notes = {name: note.model_copy(update={"training": training}) for name, note in self.notes.items()}
+            notes = {name: note.model_copy(update={"training": _summary(engine)}) for name, note in self.notes.items()}
             save_bundle_weights(network, self.models_dir, notes)
         else:
             save_state(network, self.models_dir / MODEL_FILE)
@@ -173,6 +172,10 @@ class BestWeights:
             for file in self._earlier:
                 shutil.copy2(file, partial / file.name)
             partial.rename(kept)
+
+
+def _summary(engine: Workflow) -> dict[str, Any]:
+    return {"epoch": engine.state.epoch, str(engine.state.key_metric_name): float(engine.state.best_metric)}
 
 
 def _plain(target: Any) -> Any:

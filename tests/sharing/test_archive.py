@@ -65,6 +65,8 @@ def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
     write_archive(tmp_path / "one.zip", "bundle", one)
     write_archive(tmp_path / "two.zip", "bundle", dict(reversed(two.items())))
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:  # both were made within one tick of a zip's clock
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 BAD_NAMES = [
