@@ -105,7 +105,7 @@ def export(
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="scores.json of an evaluation, written into the file; else the bundle's docs/results.json."),
+        typer.Option(help="scores.json of an evaluation, written into the file; else those that the bundle ships."),
     ] = None,
 ) -> None:
     """Write one domain as a file to share: its weights, its description, its training, its scores and its licence."""

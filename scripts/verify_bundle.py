@@ -61,6 +61,10 @@ def verify_bundle(
     try:
         if report is not None:
             check_output_dir(report.parent)
+    except InputError as error:
+        errors.print(f"Error: {' '.join(str(error).split())}", style="red")
+        raise typer.Exit(1) from None
+    try:
         with _opened(bundle, unpack) as folder, _progress() as progress:
             task = progress.add_task("reading")
             found = verify_folder(

@@ -63,7 +63,7 @@ def export_adapter(
         licence: written into the header; None keeps what it says, or takes what the bundle's facts say of its data.
         training: JSON object about its training, written into the header; None keeps what it says.
         results: scores of it (see `read_metrics`), written into the header; None keeps what it says, or takes those that
-            a bundle of one domain ships.
+            the bundle ships.
 
     Returns:
         The file.
@@ -77,7 +77,7 @@ def export_adapter(
     if target.resolve() == adapter.path.resolve():
         raise WeightsError(f"{target}: is the bundle's own file; choose another folder")
     if results is None and adapter.header.metrics is None:
-        results = bundle_results(bundle_dir)
+        results = bundle_results(bundle_dir, name)
     notes = AdapterNotes(
         description=adapter.domain,
         training=read_training(training) if training is not None else None,

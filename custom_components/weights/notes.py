@@ -44,10 +44,12 @@ def read_training(path: str | Path) -> dict[str, Any]:
     return _object(path)
 
 
-def bundle_results(bundle_dir: str | Path) -> Path | None:
-    """The scores that a bundle of one domain ships; None where it has none."""
-    path = Path(bundle_dir) / "docs" / "results.json"
-    return path if path.is_file() and (Path(bundle_dir) / "configs" / "domain.json").is_file() else None
+def bundle_results(bundle_dir: str | Path, name: str) -> Path | None:
+    """The scores of a domain that its bundle ships, of one domain or of many; None where it ships none."""
+    docs = Path(bundle_dir) / "docs"
+    of_many = (Path(bundle_dir) / "configs" / "domains").is_dir()
+    path = docs / "results" / f"{name}.json" if of_many else docs / "results.json"
+    return path if path.is_file() else None
 
 
 def bundle_licence(bundle_dir: str | Path) -> str | None:

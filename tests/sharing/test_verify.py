@@ -327,6 +327,7 @@ def test_the_report_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["verdict"] == "refused" and len(report["errors"]) == 1
     assert report["name"] == "small_universal" and set(report["domains"]) == {"first", "second"}
+    assert_refused(run(folder, "--report", folder / "LICENSE" / "report.json"), "choose another output folder")
 
 
 def test_whatever_is_verified_loads_with_torchs_restricted_reader(folder: Path) -> None:

@@ -67,6 +67,17 @@ def test_a_bundle_of_one_domain_says_its_own(bundle: Path, tmp_path: Path) -> No
     assert header.licence == "CC-BY-SA 4.0"
 
 
+def test_a_bundle_of_many_ships_scores_by_domain(many: Path, tmp_path: Path) -> None:
+    (many / "docs" / "results").mkdir(parents=True)
+    written(many / "docs" / "results" / "liver_ct.json", SCORES)
+    written(many / "docs" / "results.json", {})
+    assert export(many, "liver_ct", "--output-dir", tmp_path).exit_code == 0
+    metrics = describe_header(tmp_path / "liver_ct.safetensors").metrics
+    assert metrics is not None and metrics["summary"] == SUMMARY
+    assert export(many, "heart_mri", "--output-dir", tmp_path).exit_code == 0
+    assert describe_header(tmp_path / "heart_mri.safetensors").metrics is None
+
+
 @pytest.mark.parametrize(
     ("option", "values", "message"),
     [
