@@ -4,7 +4,8 @@ Example:
 
     python scripts/adapters.py list bundles/universal_segmentation
 
-    python scripts/adapters.py export bundles/universal_segmentation spleen_ct --output-dir shared --licence 'CC-BY-SA 4.0'
+    python scripts/adapters.py export bundles/universal_segmentation spleen_ct --output-dir shared --licence 'CC-BY-SA 4.0' \\
+        --results scores.json --training training.json
 
     python scripts/adapters.py import shared/spleen_ct.safetensors --bundle bundles/universal_segmentation
 
@@ -96,13 +97,28 @@ def export(
     bundle: Bundle,
     domain: Name,
     output_dir: Annotated[Path, typer.Option(help="Where DOMAIN.safetensors is written.", show_default=False)],
-    licence: Annotated[str | None, typer.Option(help="Written into the file, such as 'CC-BY-SA 4.0'.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Written into the file, such as 'CC-BY-SA 4.0'; else what the bundle's facts say.")
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="JSON object about its training (steps, cases, commit, …), written into the file.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="scores.json of an evaluation, written into the file; else those that the bundle ships."),
+    ] = None,
 ) -> None:
-    """Write one domain as a file to share: its weights, its description, and what was noted of its training."""
+    """Write one domain as a file to share: its weights, its description, its training, its scores and its licence."""
     from custom_components.weights.bundle_changes import export_adapter
+    from custom_components.weights.bundle_files import describe_header
 
     with _reported():
-        console.print(f"written: {export_adapter(bundle, domain, output_dir, licence)}")
+        path = export_adapter(bundle, domain, output_dir, licence, training, results)
+        console.print(f"written: {path}")
+        said = describe_header(path)
+        for what in ("training", "metrics", "licence"):
+            if getattr(said, what) is None:
+                errors.print(f"note: the file does not say its {what}; see --help")
 
 
 @app.command("import")

@@ -12,6 +12,10 @@ Examples:
     python scripts/segment.py case_001.nii.gz 'more/*.nii.gz' --bundle bundles/hippocampus_mri_segmentation --output-dir labels
 
     python scripts/segment.py ct.nii.gz --bundle bundles/universal_segmentation --domain headneck_ct --output-dir labels
+
+    python scripts/segment.py ct.nii.gz --bundle verified/somebody_elses --trusted-only --output-dir labels
+
+No configuration of the bundle is evaluated, no code in it imported, nothing unpickled.
 """
 
 from __future__ import annotations
@@ -68,6 +72,13 @@ def segment(
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images: slower, a little better.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; CUDA where there is one, if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make labels anew that are already there.")] = False,
+    trusted_only: Annotated[
+        bool, typer.Option("--trusted-only", help="Refuse weights and descriptions that are not as the bundle's manifest says.")
+    ] = False,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="With --trusted-only: public key (PEM) of who must have signed the manifest."),
+    ] = None,
 ) -> None:
     started = time.perf_counter()
     try:
@@ -84,13 +95,14 @@ def segment(
             before = time.perf_counter()
             names: list[str | None] = list(dict.fromkeys(domain)) if domain else [None]
             _check_targets(found, names, output_dir)
+            trusted = _trusted(bundle, names, models, public_key) if trusted_only or public_key else None
             folders = models or [bundle / "models"]
             segmenters = [Segmenter.from_bundle(bundle, device, flips, name, folders) for name in names]
             seconds["load"] = time.perf_counter() - before
             outcomes += _run(segmenters, found, output_dir, overwrite)
             if report is not None:
                 seconds["total"] = time.perf_counter() - started
-                _write_report(report, segmenters, bundle, folders, flips, seconds, outcomes)
+                _write_report(report, segmenters, bundle, folders, flips, seconds, outcomes, trusted)
                 console.print(_split(outcomes))
     except InputError as error:
         errors.print(f"Error: {_line(error)}", style="red")
@@ -129,6 +141,16 @@ def _check_targets(images: list[str | list[str]], names: list[str | None], outpu
             if path in targets:
                 raise InputError(f"{path}: would be the label of {targets[path]} and of {what}; use two output folders")
             targets[path] = what
+
+
+def _trusted(bundle: Path, names: list[str | None], models: list[Path] | None, public_key: Path | None) -> dict[str, Any]:
+    """What was checked of the bundle before anything of it is loaded."""
+    from custom_components.inference import bundle_domain
+    from custom_components.sharing.trusted import check_trusted
+
+    if models:
+        raise InputError(f"{models[0]}: is no part of the bundle, so its manifest says nothing of it; leave --models out")
+    return check_trusted(bundle, [bundle_domain(bundle, name).name for name in names], public_key)
 
 
 def _run(segmenters: list[Segmenter], images: list[str | list[str]], output_dir: Path, overwrite: bool) -> list[Outcome]:
@@ -209,6 +231,7 @@ def _write_report(
     flips: bool,
     seconds: dict[str, float],
     outcomes: list[Outcome],
+    trusted: dict[str, Any] | None,
 ) -> None:
     from custom_components.data import atomic_path
     from custom_components.inference.report import versions, weights_sha256
@@ -220,6 +243,7 @@ def _write_report(
         "bundle": str(bundle),
         "domains": names,
         "weights_sha256": weights if len(models) > 1 else next(iter(weights.values())),
+        "trusted": trusted,
         "device": str(segmenters[0].device),
         "flips": flips,
         "versions": versions(),

@@ -137,7 +137,8 @@ class BestWeights:
         models_dir: a bundle's ``models`` folder; made if absent. Weights that were there before this handler was made are
             kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
-        domains: descriptions that go into the headers of the adapters, so that each file says what it is for.
+        domains: descriptions that go into the headers of the adapters, so that each file says what it is for; beside them
+            goes the epoch, with its score.
     """
 
     def __init__(self, models_dir: str | Path, network: nn.Module, domains: Iterable[Domain] = ()) -> None:
@@ -156,7 +157,8 @@ class BestWeights:
         network = _plain(self.network)
         self._keep_earlier()
         if isinstance(network, U2Net):
-            save_bundle_weights(network, self.models_dir, self.notes)
+            notes = {name: note.model_copy(update={"training": _summary(engine)}) for name, note in self.notes.items()}
+            save_bundle_weights(network, self.models_dir, notes)
         else:
             save_state(network, self.models_dir / MODEL_FILE)
 
@@ -170,6 +172,10 @@ class BestWeights:
             for file in self._earlier:
                 shutil.copy2(file, partial / file.name)
             partial.rename(kept)
+
+
+def _summary(engine: Workflow) -> dict[str, Any]:
+    return {"epoch": engine.state.epoch, str(engine.state.key_metric_name): float(engine.state.best_metric)}
 
 
 def _plain(target: Any) -> Any:

@@ -37,6 +37,7 @@ from custom_components.weights.bundle_files import (
 )
 from custom_components.weights.files import WeightsError, write_tensors
 from custom_components.weights.headers import AdapterHeader, AdapterNotes, check_agrees, with_notes
+from custom_components.weights.notes import bundle_licence, bundle_results, read_metrics, read_training
 from custom_components.weights.states import check_state
 
 if TYPE_CHECKING:
@@ -45,27 +46,45 @@ if TYPE_CHECKING:
 __all__ = ["export_adapter", "import_adapter", "remove_adapter"]
 
 
-def export_adapter(bundle_dir: str | Path, name: str, output_dir: str | Path, licence: str | None = None) -> Path:
+def export_adapter(
+    bundle_dir: str | Path,
+    name: str,
+    output_dir: str | Path,
+    licence: str | None = None,
+    training: str | Path | None = None,
+    results: str | Path | None = None,
+) -> Path:
     """Write one adapter with its description in it, so that the file alone is enough to import it elsewhere.
 
     Args:
         bundle_dir: the bundle.
         name: of the domain.
         output_dir: where ``<domain>.safetensors`` is written; made if missing.
-        licence: written into the header; None keeps what it says.
+        licence: written into the header; None keeps what it says, or takes what the bundle's facts say of its data.
+        training: JSON object about its training, written into the header; None keeps what it says.
+        results: scores of it (see `read_metrics`), written into the header; None keeps what it says, or takes those that
+            the bundle ships.
 
     Returns:
         The file.
 
     Raises:
-        InputError: the bundle has no such domain or no description of it, a file exists in its place that differs, or
-            see `list_adapters`.
+        InputError: the bundle has no such domain or no description of it, the notes cannot be read or are of another domain,
+            a file exists in its place that differs, or see `list_adapters`.
     """
     adapter, tensors = take_adapter(Path(bundle_dir), name)
     target = adapter_path(output_dir, name)
     if target.resolve() == adapter.path.resolve():
         raise WeightsError(f"{target}: is the bundle's own file; choose another folder")
-    header = with_notes(adapter.header, AdapterNotes(description=adapter.domain, licence=licence), adapter.path)
+    if results is None and adapter.header.metrics is None:
+        results = bundle_results(bundle_dir, name)
+    notes = AdapterNotes(
+        description=adapter.domain,
+        training=read_training(training) if training is not None else None,
+        metrics=read_metrics(results, adapter.domain) if results is not None and adapter.domain is not None else None,
+        licence=licence or adapter.header.licence or bundle_licence(bundle_dir),
+    )
+    header = with_notes(adapter.header, notes, adapter.path)
     if target.exists() and not _holds(target, header):
         raise WeightsError(f"{target}: exists and is another file; choose another folder")
     write_tensors(target, tensors, header.to_json())

@@ -1,7 +1,8 @@
 """The adapters of a bundle folder and their descriptions: found, read, and checked against each other.
 
 A bundle holds ``models/trunk.safetensors``, ``models/<domain>.safetensors`` and ``models/model.pt``, and the
-descriptions: ``configs/domains/<domain>.json`` in one of many domains, ``configs/domain.json`` in one of one.
+descriptions: ``configs/domains/<domain>.json`` in one of many domains, ``configs/domain.json`` in one of one. No
+configuration is evaluated here, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 import torch
 
 from custom_components.domain import Domain
+from custom_components.errors import InputError
 from custom_components.networks.fingerprint import fingerprint
+from custom_components.sharing.model_file import read_model_file
 from custom_components.weights.adapters import (
     MODEL_FILE,
     TRUNK_FILE,
@@ -22,7 +25,7 @@ from custom_components.weights.adapters import (
     load_network,
     load_trunk,
 )
-from custom_components.weights.files import WeightsError, read_header, read_tensors
+from custom_components.weights.files import WeightsError, read_header
 from custom_components.weights.headers import AdapterHeader, check_agrees, parse_header
 
 __all__ = [
@@ -122,10 +125,14 @@ def check_bundle(bundle_dir: str | Path) -> list[str]:
     whole = models / MODEL_FILE
     if not whole.is_file():
         faults.append(f"{whole}: no such file; import an adapter to have it made")
-    elif fingerprint(read_tensors(whole)) != fingerprint(network.state_dict()):
-        faults.append(
-            f"{whole}: does not hold the weights of the adapters beside it; repeat the import or removal that was stopped"
-        )
+        return faults
+    try:
+        if fingerprint(read_model_file(whole)) != fingerprint(network.state_dict()):
+            faults.append(
+                f"{whole}: does not hold the weights of the adapters beside it; repeat the import or removal that was stopped"
+            )
+    except InputError as error:
+        faults.append(str(error))
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks import U2Net
 from custom_components.training import BestWeights, ClipGradients, EpochSeed, PlateauOfAverage, Resume
 from custom_components.weights import load_network, load_state
+from custom_components.weights.bundle_files import describe_header
 
 
 class Setting:
@@ -105,13 +108,16 @@ def test_a_failed_write_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch
 class Score:
     """Stands for an evaluator's state."""
 
+    key_metric_name = "val_mean_dice"
+
     def __init__(self, epoch: int, best_epoch: int) -> None:
         self.epoch, self.best_metric_epoch = epoch, best_epoch
+        self.best_metric = torch.tensor(0.5)  # as MONAI's metrics give it
 
 
-def save_best(network: nn.Module, folder: Path, epoch: int, best_epoch: int) -> None:
+def save_best(network: nn.Module, folder: Path, epoch: int, best_epoch: int, domains: Sequence[Domain] = ()) -> None:
     engine = type("Engine", (), {"state": Score(epoch, best_epoch)})()
-    BestWeights(folder, network)(engine)
+    BestWeights(folder, network, domains)(engine)
 
 
 def test_only_a_new_best_is_saved_and_earlier_weights_are_kept(tmp_path: Path) -> None:
@@ -133,6 +139,15 @@ def test_all_forms_of_a_bundles_weights_are_the_same_network(tmp_path: Path) -> 
     loaded = load_state(U2Net({"hippocampus_mri": shape}, channels=(4, 8)).eval(), tmp_path / "model.pt")
     assert torch.equal(network(image), load_network(tmp_path).eval()(image))
     assert torch.equal(network(image), loaded(image))
+
+
+def test_an_adapter_says_of_which_epoch_it_is_and_how_good_it_was(bundle: Path, tmp_path: Path) -> None:
+    domain = Domain.from_file(bundle / "configs" / "domain.json")
+    network = U2Net({domain.name: domain.network}, channels=(2,) * len(domain.kernel_sizes))
+    save_best(network, tmp_path, 7, 7, [domain])
+    header = describe_header(tmp_path / f"{domain.name}.safetensors")
+    assert header.training == {"epoch": 7, "val_mean_dice": 0.5}
+    assert header.domain_description("header") == domain
 
 
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
