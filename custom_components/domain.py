@@ -35,7 +35,8 @@ Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 Millimetres: TypeAlias = Annotated[float, Field(gt=0, le=100)]
 # Beyond these no machine trains, and a description from somewhere else asks for all memory.
-Voxels: TypeAlias = Annotated[int, Field(gt=0, le=2048)]
+LARGEST_PATCH = 2048
+Voxels: TypeAlias = Annotated[int, Field(gt=0, le=LARGEST_PATCH)]
 Step: TypeAlias = Annotated[int, Field(gt=0, le=64)]
 Width: TypeAlias = Annotated[int, Field(gt=0, le=63)]
 Patch: TypeAlias = tuple[Voxels, Voxels, Voxels]

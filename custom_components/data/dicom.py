@@ -46,8 +46,8 @@ def check_series(folder: Path) -> int:
             raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}); export or copy the series again") from None
         if uid and rows:
             series[str(uid)].append(header)
-        elif "Image Storage" in str(getattr(meta.get("MediaStorageSOPClassUID", ""), "name", "")):
-            # Left out, the series would be a shorter one without a word.
+        elif (kind := getattr(meta.get("MediaStorageSOPClassUID"), "name", None)) is None or "Image Storage" in str(kind):
+            # Left out, the series would be a shorter one without a word. A report or a DICOMDIR says what it is.
             raise InputError(f"{path}: is a damaged image of a DICOM series (no rows, or no series); copy the series again")
     if not series:
         raise InputError(f"{folder}: holds no DICOM image; give an image file, or the folder of one DICOM series")

@@ -18,6 +18,7 @@ __all__ = ["MetaHeader", "check_meta_image", "check_nrrd"]
 
 LONGEST_HEADER = 2**16  # bytes
 LONGEST_LINE = 4096
+LARGEST_NUMBER = 1e12  # mm, bytes, parts: with 1e308 in a direction, ITK looks for its inverse for ever
 DIMENSIONS = range(2, 6)
 NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 
@@ -34,7 +35,7 @@ META_VECTORS: Mapping[str, Callable[[int], int]] = {
     ),
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), lambda n: n * n),
 }
-META_NUMBERS = ("ElementNumberOfChannels", "CompressedDataSize", "HeaderSize", "ElementMin", "ElementMax")
+META_NUMBERS = ("ElementNumberOfChannels", "CompressedDataSize")
 
 NRRD_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -177,9 +178,12 @@ def _check_data(path: Path, where: str, offset: int, declared: int, packed: bool
 
 
 def _numbers(path: Path, key: str, words: list[str]) -> list[float]:
-    if not all(NUMBER.fullmatch(word.strip()) and math.isfinite(float(word)) for word in words):
+    if not all(NUMBER.fullmatch(word.strip()) for word in words):
         raise InputError(f"{path}: its {key} is not numbers; export it again")
-    return [float(word) for word in words]
+    numbers = [float(word) for word in words]
+    if any(abs(number) > LARGEST_NUMBER for number in numbers):
+        raise InputError(f"{path}: its {key} holds {max(numbers, key=abs):.2g}, which is no place in space; export it again")
+    return numbers
 
 
 def _whole(path: Path, fields: Mapping[str, str], key: str, default: str = "") -> int:

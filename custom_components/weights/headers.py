@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from custom_components.domain import Domain
+from custom_components.domain import LARGEST_PATCH, Domain, Kernels, Strides
 from custom_components.weights.files import WeightsError
 
 __all__ = [
@@ -39,12 +40,18 @@ class NetworkPlan(_Header):
 
 
 class DomainShape(_Header):
-    """`Domain.network`."""
+    """`Domain.network`, within the limits of a `Domain`: no tensor shows a stride that nothing can be divided by."""
 
     in_channels: int
     out_channels: int
-    strides: tuple[tuple[int, int, int], ...]
-    kernel_sizes: tuple[tuple[int, int, int], ...]
+    strides: Strides
+    kernel_sizes: Kernels
+
+    @model_validator(mode="after")
+    def _possible(self) -> DomainShape:
+        if max(math.prod(stride[axis] for stride in self.strides) for axis in range(3)) > LARGEST_PATCH:
+            raise ValueError(f"strides: their product is above {LARGEST_PATCH} voxels, which no patch has")
+        return self
 
 
 class TrunkHeader(_Header):

@@ -37,6 +37,7 @@ META = [
     (b"DimSize = 12 14 11", b"DimSize = 65535 65535 65535", "cut off"),
     (b"NDims = 3", b"NDims = 3\nNDims = 3", "comes twice"),
     (b"CenterOfRotation = 0", b"CenterOfRotation = nan", "CenterOfRotation is not numbers"),
+    (b"TransformMatrix = ", b"TransformMatrix = 1e+308 0 0 0 1 0 0 0 1\nRemark = ", "no place in space"),
     (b"ElementType = MET_FLOAT", b"ElementType = MET_OTHER", "no image of numbers"),
     (b"ElementDataFile = LOCAL", b"ElementDataFile = /etc/passwd", "names '/etc/passwd' as the file of its voxels"),
     (b"ElementDataFile = LOCAL", b"ElementDataFile = ../voxels.raw", "in one file beside it"),

@@ -1,7 +1,8 @@
 """Kill a program at a chosen change of the file system, or at a chosen moment, and see what is left.
 
 Every run is a fork of this process, so that imports are paid for once. Python's audit events tell of every file that is opened
-for writing, renamed, removed or made; the n-th of them within the program's folder is where the process kills itself.
+for writing, renamed, removed or made; the n-th of them within the program's folder is where the process kills itself: before a
+rename, removal or new folder, and after the opening, when what was in the file is gone and nothing is in it yet.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ APPENDED = ("events.out.tfevents", ".log")
 """Files that a program adds to while it runs; whoever reads them expects an end that is cut off."""
 TIMES = {"seconds", "created", "made", "date", "versions"}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+ANEW = os.O_CREAT | os.O_TRUNC
 SECONDS = 300
 
 
@@ -101,12 +102,16 @@ def trace(program: Program, root: Path) -> Trace:
     _must_succeed(_failed(lambda: program.prepare(template), template), f"{program.name}: preparation")
     _reset(template, folder)
     notes = root / "events.json"
-    began = time.perf_counter()
     _must_succeed(_failed(lambda: _recorded(program, folder, notes), folder), f"{program.name}: the undisturbed run")
+    final = _digests(folder)
+    _reset(template, folder)
+    began = time.perf_counter()
+    _must_succeed(_failed(lambda: program.run(folder), folder), f"{program.name}: the undisturbed run")
     seconds = time.perf_counter() - began
+    if _settled(_digests(folder)) != _settled(final):
+        raise RuntimeError(f"{program.name}: two undisturbed runs differ")
     events, whole = json.loads(notes.read_text())
     versions: dict[str, set[str | None]] = {name: {digest} for name, digest in _digests(template).items()}
-    final = _digests(folder)
     for name, digest in whole:
         versions.setdefault(name, {None}).add(digest)
     # A folder that is renamed into place brings all its files.
@@ -116,7 +121,7 @@ def trace(program: Program, root: Path) -> Trace:
 
 
 def kill_at_event(program: Program, traced: Trace, number: int) -> Kill:
-    """Kill before event ``number`` (from 0) of the run."""
+    """Kill at event ``number`` (from 0) of the run."""
     _reset(traced.template, traced.folder)
     code = _forked(lambda: _killing(program, traced.folder, number))
     if code != -signal.SIGKILL:
@@ -190,6 +195,9 @@ def _killing(program: Program, folder: Path, number: int) -> None:
     def seen(event: str, source: Path, target: Path) -> None:
         nonlocal left
         if left == 0:
+            if event == "open" and not target.is_dir():
+                # The moment after the opening: a file that is written in its place has lost its content by then.
+                os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 
@@ -206,7 +214,9 @@ def _watch(folder: Path, seen: Callable[[str, Path, Path], None]) -> None:
         nonlocal within
         if event == "open":
             path, mode, flags = arguments
-            if not ((isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITING)):
+            # By opening it, what is written from its beginning on loses or gets its content; "a" and "r+" change nothing yet.
+            anew = set(mode) & set("wx") if isinstance(mode, str) else isinstance(flags, int) and flags & ANEW
+            if not anew:
                 return
             paths = ((path, -1), (path, -1))
         elif event in CHANGES:

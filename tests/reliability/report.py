@@ -39,10 +39,10 @@ more than {memory} MB for one file, more than {cpu:g} s of processor time, no an
 
 KILL = """
 ## Kills
-Every program is killed (SIGKILL) before each single change that it makes to the file system (a file opened for writing, a
-rename, a removal, a folder made), and {random} times at random moments of its run. After each kill, every file must be the old
-one or a new one, whole; files that belong together must be one set, or be refused as none; the same command given again must end
-well, with the files of a run in peace, byte for byte but for the times that they tell.
+Every program is killed (SIGKILL) at each single change that it makes to the file system (after a file is opened to be written;
+before a rename, a removal, a new folder), and {random} times at random moments of its run. After each kill, every file must be
+the old one or a new one, whole; files that belong together must be one set, or be refused as none; the same command given again
+must end well, with the files of a run in peace, byte for byte but for the times that they tell.
 
 | program | changes | kills at changes | at random | nothing changed yet | in between | all done | faults | hidden leftovers |
 |---|---|---|---|---|---|---|---|---|

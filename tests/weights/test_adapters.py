@@ -94,6 +94,8 @@ def test_another_trunk_is_refused_and_both_are_named(models: Path, tmp_path_fact
         ("trunk", {"kind": "adapter"}, {}, "is no trunk file"),
         ("trunk", {"format": 2}, {}, "update the package"),
         ("trunk", {"extra": 1}, {}, "header field extra"),
+        ("knee_mri", {"shape": {**TINY, "strides": [[1, 2, 2**40]]}}, {}, "header field shape.strides"),
+        ("knee_mri", {"shape": {**TINY, "strides": [[1, 2, 64]] * 2, "kernel_sizes": [[3, 3, 3]] * 3}}, {}, "no patch has"),
         ("trunk", {}, {"trunk.up.0.bias": torch.ones(2)}, "the file was changed"),
         ("trunk", {}, {"trunk.added": torch.ones(2)}, "the file was changed"),
         ("knee_mri", {"kind": "trunk"}, {}, "is no adapter file"),
