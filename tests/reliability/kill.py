@@ -90,7 +90,13 @@ def import_what_programs_need() -> None:
     """Once, before the forks; nothing is computed here, for a fork has no threads but its own."""
     import importlib
 
-    for module in ("scripts.segment", "scripts.adapters", "scripts.new_domain", "scripts.export_domain"):
+    for module in (
+        "scripts.segment",
+        "scripts.adapters",
+        "scripts.new_domain",
+        "scripts.export_domain",
+        "scripts.package_bundle",
+    ):
         importlib.import_module(module)
     for module in ("custom_components.exports", "custom_components.training", "custom_components.planning", "monai.bundle"):
         importlib.import_module(module)

@@ -183,6 +183,26 @@ def _import_original(folder: Path) -> None:
     save_bundle_weights(import_original(folder / "original.pth").build(), folder / "bundle" / "models")
 
 
+# ---- package_bundle.py: over a zip of other weights
+
+
+def _package_files(folder: Path) -> None:
+    from tests.sharing.bundles import complete_universal
+
+    complete_universal(BUNDLE, folder / "small_universal")
+    network = load_network(folder / "small_universal" / "models")
+    kept = {path.name: path.read_bytes() for path in (folder / "small_universal" / "models").iterdir()}
+    save_bundle_weights(randomised(network), folder / "small_universal" / "models")
+    _package(folder)
+    for name, content in kept.items():
+        (folder / "small_universal" / "models" / name).write_bytes(content)
+
+
+def _package(folder: Path) -> None:
+    options = ["--output-dir", str(folder / "shared"), "--weights-licence", "CC0-1.0"]
+    script("package_bundle", str(folder / "small_universal"), *options)
+
+
 PROGRAMS = {
     program.name: program
     for program in (
@@ -192,6 +212,7 @@ PROGRAMS = {
         Program("adapters.py remove", _full_files, _remove, _remove_again, _is_a_network),
         Program("new_domain.py", _dataset, _new_domain, _new_domain_again),
         Program("training", _training_files, _train, _train, _weights_load_or_are_refused(lambda f: f / "run" / "models")),
+        Program("package_bundle.py", _package_files, _package, _package),
         Program("export_domain.py", _export_files, _export, _export),
         Program(
             "import_original.py",

@@ -25,6 +25,10 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.networks import U2Net, fingerprint
+from custom_components.sharing.archive import unpacked, write_archive
+from custom_components.sharing.large_files import LargeFile, large_files_text, read_large_files
+from custom_components.sharing.manifest import parse_manifest, read_manifest
+from custom_components.sharing.model_file import read_model_file
 from custom_components.weights import import_original, load_network, read_tensors, save_bundle_weights
 from custom_components.weights.bundle_changes import import_adapter
 from tests.phantoms import affine_of, decathlon, hippocampus_like, save_dicom_series, save_itk, save_nifti
@@ -392,6 +396,88 @@ def _import_original(folder: Path, place: Path) -> None:
     _must_be_state(network.state_dict())
 
 
+# ---- bundles that travel
+
+
+def _manifests(folder: Path) -> Iterable[Path]:
+    """As package_bundle.py writes them, of files that are not looked at."""
+    for name in ("one", "many"):
+        domains = [
+            {"name": f"{organ}_ct", "adapter": "0" * 64, "organ": organ, "modality": "CT", "classes": [organ, "tumour"]}
+            for organ in (["liver"] if name == "one" else ["liver", "spleen"])
+        ]
+        files = [{"path": f"configs/{k}.json", "size": k, "sha256": f"{k}" * 64, "large": k == 2} for k in range(4)]
+        values = {
+            "format": 1,
+            "kind": "u2net bundle",
+            "name": f"{name}_segmentation",
+            "version": "0.2.0",
+            "trunk": "a" * 64,
+            "domains": domains,
+            "licence": {"code": "Apache-2.0", "weights": "CC0-1.0"},
+            "provenance": {"project": "u2net-monai", "project_version": "0.2.0", "packages": {"torch": "2.13.0"}},
+            "files": files,
+        }
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text(json.dumps(values))
+        yield folder / name
+
+
+def _read_manifest(folder: Path, place: Path) -> None:
+    manifest = read_manifest(folder)
+    if parse_manifest(manifest.to_bytes()) != manifest:
+        raise Wrong("written and read again it is another")
+    for path in manifest.by_path:
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise Wrong(f"lists {path}, which is outside the bundle")
+
+
+def _archives(folder: Path) -> Iterable[Path]:
+    source = folder / "source"
+    for name, content in {"LICENSE": b"text" * 100, "configs/domain.json": b"{}", "models/model.pt": bytes(5000)}.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(content)
+    files = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
+    for name in ("one_segmentation", "two_segmentation"):
+        (folder / name).mkdir()
+        write_archive(folder / name / "bundle.zip", name, files if name.startswith("one") else dict(list(files.items())[:1]))
+        yield folder / name
+
+
+def _unpack(folder: Path, place: Path) -> None:
+    with unpacked(place, folder) as bundle:
+        found = [path for path in bundle.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]
+        if found or not bundle.resolve().is_relative_to(folder.resolve()):
+            raise Wrong(f"unpacks {found or bundle}")
+    outside = [path for path in folder.parent.iterdir() if path != folder and path.name != "samples"]
+    if outside or sorted(path.name for path in folder.iterdir()) != ["bundle.zip"]:
+        raise Wrong(f"leaves something behind: {outside}")
+
+
+def _read_model_file(folder: Path, place: Path) -> None:
+    _must_be_state(read_model_file(place))
+
+
+def _zipped_models(folder: Path) -> Iterable[Path]:
+    return [sample for sample in _pickled(folder) if sample.name == "False"]
+
+
+def _large_files(folder: Path) -> Iterable[Path]:
+    folder.mkdir(parents=True)
+    entries = [
+        LargeFile(path=f"models/{name}.pt", url=f"https://example.org/{name}.pt", hash_val="a" * 64, hash_type="sha256")
+        for name in ("a", "b")
+    ]
+    (folder / "large_files.yml").write_text(large_files_text(entries))
+    yield folder
+
+
+def _read_large_files(folder: Path, place: Path) -> None:
+    for path in read_large_files(folder):
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise Wrong(f"lists {path}, which is outside the bundle")
+
+
 READERS = {
     reader.name: reader
     for reader in (
@@ -409,5 +495,9 @@ READERS = {
         Reader(
             "original checkpoint", _originals, {".pth": change_zip(()), ".safetensors": change_safetensors()}, _import_original
         ),
+        Reader("manifest.json", _manifests, {"manifest.json": change_json}, _read_manifest),
+        Reader("zip of a bundle", _archives, {".zip": change_zip(())}, _unpack),
+        Reader("model.pt, not unpickled", _zipped_models, {".pt": change_zip(((".pkl", change_bytes),))}, _read_model_file),
+        Reader("large_files.yml", _large_files, {".yml": change_bytes}, _read_large_files),
     )
 }
