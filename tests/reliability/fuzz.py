@@ -40,6 +40,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON; by default written where all readers ran.")] = None,
 ) -> None:
     chosen = [READERS[name] for name in reader or READERS]
+    made = circumstances(f"python -m tests.reliability.fuzz --inputs {inputs} --seed {seed}")  # now: files change meanwhile
     with tempfile.TemporaryDirectory(prefix="fuzz_") as temporary:
         if show is not None:
             _show(chosen[0].name, seed, show)
@@ -59,10 +60,9 @@ def main(
     if output is not None or reader is None:
         path = output or RESULTS
         path.parent.mkdir(exist_ok=True)
-        command = f"python -m tests.reliability.fuzz --inputs {inputs} --seed {seed}"
         limits = {"memory": Limits().memory // 2**20, "cpu": Limits().cpu, "wall": Limits().wall}
         values = {
-            **circumstances(command),
+            **made,
             "minutes": sum(outcome.seconds for outcome in outcomes) / 60,
             "seed": seed,
             "inputs": inputs,

@@ -40,6 +40,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON; by default written where all programs ran.")] = None,
 ) -> None:
     import_what_programs_need()
+    made = circumstances(f"python -m tests.reliability.kill --random {moments} --seed {seed}")  # now: files change meanwhile
     results: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(prefix="kill_") as root, Progress(*columns, console=Console(stderr=True)) as progress:
@@ -78,9 +79,8 @@ def main(
     if output is not None or program is None:
         path = output or RESULTS
         path.parent.mkdir(exist_ok=True)
-        command = f"python -m tests.reliability.kill --random {moments} --seed {seed}"
         minutes = sum(result["seconds"] for result in results) / 60
-        values = {**circumstances(command), "minutes": minutes, "seed": seed, "random": moments, "programs": results}
+        values = {**made, "minutes": minutes, "seed": seed, "random": moments, "programs": results}
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if any(result["faults"] for result in results):
         raise typer.Exit(1)
