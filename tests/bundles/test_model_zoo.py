@@ -55,6 +55,7 @@ ELSEWHERE = {
     "universal_segmentation": {f"{side}#{key}" for side in ("train", "validate") for key in ("dataset#data", "preprocessing")}
 }
 PLACE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|mnt|work|tmp)/\w+")
+PERSON = "home/somebody"
 TEXT = {".json", ".md", ".txt", ".conf", ""}
 
 
@@ -132,7 +133,7 @@ def edited(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path
         (lambda b: (b / "LICENSE").unlink(), "LICENSE is missing"),
         (lambda b: (b / "models" / "model.pt").unlink(), "models/model.pt is missing"),
         (lambda b: (b / "docs" / "large.bin").write_bytes(b"0" * (LARGEST + 1)), "large.bin is over 25 MB"),
-        (lambda b: (b / "docs" / "note.md").write_text("in /home/somebody/data"), "note.md names /home/somebody"),
+        (lambda b: (b / "docs" / "note.md").write_text(f"in /{PERSON}/data"), f"note.md names /{PERSON}"),
         (lambda b: (b / "configs" / "twice.json").write_text('{"a": 1, "a": 2}'), "twice.json: the key 'a' comes twice"),
         (edited("configs/metadata.json", lambda m: m.update(version="9.0.0")), "does not tell of its version"),
         (edited("configs/metadata.json", lambda m: m["changelog"].update({"9.0.0": "new"})), "not in order"),

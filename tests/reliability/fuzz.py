@@ -37,9 +37,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
     start: Annotated[int, typer.Option(help="Number of the first input.")] = 0,
     show: Annotated[int | None, typer.Option(help="Write this input to a folder and read it in this process.")] = None,
+    add: Annotated[bool, typer.Option("--add", help="Put these readers' results among those of the others.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSON; by default written where all readers ran.")] = None,
 ) -> None:
     chosen = [READERS[name] for name in reader or READERS]
+    made = circumstances(f"python -m tests.reliability.fuzz --inputs {inputs} --seed {seed}")  # now: files change meanwhile
     with tempfile.TemporaryDirectory(prefix="fuzz_") as temporary:
         if show is not None:
             _show(chosen[0].name, seed, show)
@@ -56,19 +58,25 @@ def main(
                 console.print(f"{one.name}: {counts}; slowest {outcome.slowest:.2f} s; {outcome.seconds:.0f} s in all")
                 for finding in outcome.findings[:12]:
                     console.print(f"  {finding.index}: {finding.outcome}: {finding.detail[:300]}")
-    if output is not None or reader is None:
-        path = output or RESULTS
-        path.parent.mkdir(exist_ok=True)
-        command = f"python -m tests.reliability.fuzz --inputs {inputs} --seed {seed}"
+    if output is not None or add or reader is None:
+        found = [{**as_json(outcome), "commit": made["commit"]} for outcome in outcomes]
+        if add:
+            there = json.loads(RESULTS.read_text(encoding="utf-8"))
+            assert (there["seed"], there["inputs"]) == (seed, inputs), "the others were read with another seed, or fewer inputs"
+            new = {one["reader"] for one in found}
+            found = [one for one in there["readers"] if one["reader"] not in new] + found
+            made = {key: there[key] for key in made}
         limits = {"memory": Limits().memory // 2**20, "cpu": Limits().cpu, "wall": Limits().wall}
         values = {
-            **circumstances(command),
-            "minutes": sum(outcome.seconds for outcome in outcomes) / 60,
+            **made,
+            "minutes": round(sum(one["seconds"] for one in found) / 60, 1),
             "seed": seed,
             "inputs": inputs,
             "limits": limits,
-            "readers": [as_json(outcome) for outcome in outcomes],
+            "readers": found,
         }
+        path = output or RESULTS
+        path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if any(outcome.faults for outcome in outcomes):
         raise typer.Exit(1)

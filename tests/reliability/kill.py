@@ -37,9 +37,11 @@ def main(
     moments: Annotated[int, typer.Option("--random", min=0, help="Kills of each program at random moments.")] = 20,
     events: Annotated[int, typer.Option(min=0, help="Most kills of each program at changes; evenly spread where fewer.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    add: Annotated[bool, typer.Option("--add", help="Put these programs' results among those of the others.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSON; by default written where all programs ran.")] = None,
 ) -> None:
     import_what_programs_need()
+    made = circumstances(f"python -m tests.reliability.kill --random {moments} --seed {seed}")  # now: files change meanwhile
     results: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(prefix="kill_") as root, Progress(*columns, console=Console(stderr=True)) as progress:
@@ -75,12 +77,18 @@ def main(
             console.print(f"{name}: {total} changes, {counts}; {len(faults)} faults; {results[-1]['seconds']} s in all")
             for fault in faults[:10]:
                 console.print(f"  {fault.where}: {fault.outcome}: {fault.detail}")
-    if output is not None or program is None:
+    if output is not None or add or program is None:
+        results = [{**result, "commit": made["commit"]} for result in results]
+        if add:
+            there = json.loads(RESULTS.read_text(encoding="utf-8"))
+            assert (there["seed"], there["random"]) == (seed, moments), "the others were killed with another seed, or less often"
+            new = {one["program"] for one in results}
+            results = [one for one in there["programs"] if one["program"] not in new] + results
+            made = {key: there[key] for key in made}
         path = output or RESULTS
         path.parent.mkdir(exist_ok=True)
-        command = f"python -m tests.reliability.kill --random {moments} --seed {seed}"
-        minutes = sum(result["seconds"] for result in results) / 60
-        values = {**circumstances(command), "minutes": minutes, "seed": seed, "random": moments, "programs": results}
+        minutes = round(sum(result["seconds"] for result in results) / 60, 1)
+        values = {**made, "minutes": minutes, "seed": seed, "random": moments, "programs": results}
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if any(result["faults"] for result in results):
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ def circumstances(command: str) -> dict[str, Any]:
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {**versions(), "kernel": platform.release()},
+        "versions": {name: version for name, version in versions().items() if name != "system"},
     }
 
 

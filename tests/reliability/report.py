@@ -50,7 +50,8 @@ must end well, with the files of a run in peace, byte for byte but for the times
 
 LIMITS = """
 Hidden leftovers are files whose name begins with a dot: the temporary file that was being written. No reader takes them for
-results; the column gives the most that one kill left. TensorBoard's event files are appended to, and are not compared.
+results; the column gives the most that one kill left. Where trunk and adapters were just replaced, `model.pt`, the last to be
+written, still holds the network before, whole, until the command is given again. TensorBoard's event files are appended to, and are not compared.
 """
 
 
@@ -92,7 +93,7 @@ def _fuzz(values: dict[str, Any]) -> str:
         text += f"| {' | '.join(cells)} |\n"
     kinds = ", ".join(f"{n:,} `{name}`" for name, n in sorted(errors.items(), key=lambda item: -item[1]))
     total = sum(reader["inputs"] for reader in values["readers"])
-    return text + f"\n{total:,} inputs; refusals by class: {kinds}.\n\n{_where(values)}"
+    return text + f"\n{total:,} inputs; refusals by class: {kinds}.\n\n{_where(values, 'readers')}"
 
 
 def _kill(values: dict[str, Any]) -> str:
@@ -114,14 +115,15 @@ def _kill(values: dict[str, Any]) -> str:
             program["most_leftovers"],
         )
         text += f"| {' | '.join(map(str, cells))} |\n"
-    return text + f"\n{total:,} kills.\n{LIMITS}\n{_where(values)}"
+    return text + f"\n{total:,} kills.\n{LIMITS}\n{_where(values, 'programs')}"
 
 
-def _where(values: dict[str, Any]) -> str:
+def _where(values: dict[str, Any], parts: str) -> str:
+    commits = ", ".join(dict.fromkeys(part["commit"] for part in values[parts]))
     versions = ", ".join(f"{name} {values['versions'][name]}" for name in ("python", "torch", "monai", "nibabel"))
     minutes = values["minutes"]
     return (
-        f"`{values['command']}`, {minutes:.0f} minutes, commit {values['commit']}, {values['date']}, {values['machine']}, "
+        f"`{values['command']}`, {minutes:.0f} minutes, commit {commits}, {values['date']}, {values['machine']}, "
         f"{versions}. Seed {values['seed']}.\n"
     )
 

@@ -104,7 +104,7 @@ def test_another_trunk_is_refused_and_both_are_named(models: Path, tmp_path_fact
         ("knee_mri", {"domain": "../x"}, {}, "does not own"),
         ("knee_mri", {"shape": {**TINY, "out_channels": 3}}, {}, "wrong shape (2)"),
         ("knee_mri", {"shape": {**TINY, "in_channels": 10**12}}, {}, "wrong shape"),
-        ("knee_mri", {"shape": {**TINY, "strides": []}}, {}, "describe no network"),
+        ("knee_mri", {"shape": {**TINY, "strides": []}}, {}, "header field shape.strides"),
         ("knee_mri", {}, {"domains.knee_mri.output.bias": torch.ones(2)}, "the file was changed"),
     ],
 )
