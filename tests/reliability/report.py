@@ -51,7 +51,8 @@ must end well, with the files of a run in peace, byte for byte but for the times
 LIMITS = """
 Hidden leftovers are files whose name begins with a dot: the temporary file that was being written. No reader takes them for
 results; the column gives the most that one kill left. Where trunk and adapters were just replaced, `model.pt`, the last to be
-written, still holds the network before, whole, until the command is given again. TensorBoard's event files are appended to, and are not compared.
+written, still holds the network before, whole, until the command is given again. TensorBoard's event files are appended to, and
+are not compared.
 """
 
 
