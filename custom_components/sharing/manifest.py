@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from custom_components.errors import InputError
 from custom_components.sharing.names import check_names, check_path
+from custom_components.strict_json import parse_json
 
 __all__ = [
     "MANIFEST_FILE",
@@ -172,8 +173,8 @@ def parse_manifest(data: bytes, source: str = MANIFEST_FILE) -> Manifest:
     if len(data) > MAX_BYTES:
         raise InputError(f"{source}: is larger than {MAX_BYTES} bytes, which no manifest is")
     try:
-        values = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(data)
+    except ValueError as error:
         raise InputError(f"{source}: is not valid JSON ({error or type(error).__name__}); the file was changed") from None
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold one JSON object, holds {type(values).__name__}")
@@ -193,18 +194,6 @@ def parse_manifest(data: bytes, source: str = MANIFEST_FILE) -> Manifest:
     if len(set(names)) != len(names):
         raise InputError(f"{source}: lists a domain twice; the file was changed")
     return manifest
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two equal keys one reader takes the first and another the last.
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key comes twice in one object")
-    return values
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _first(error: Exception) -> str:
