@@ -26,9 +26,15 @@ def circumstances(command: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
+    """Its short name, with ``-dirty`` where anything but results and the page made of them differs from it."""
+    places = [".", ":!tests/reliability/results", ":!docs/RELIABILITY.md"]
+    name = _git("rev-parse", "--short", "HEAD")
+    return f"{name}-dirty" if name and _git("status", "--porcelain", "--", *places) else name or "unknown"
+
+
+def _git(*arguments: str) -> str:
     root = Path(__file__).parents[2]
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _processor() -> str:
