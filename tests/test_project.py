@@ -16,6 +16,7 @@ from custom_components.inference import bundle_domains
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if p.is_dir())
+LISTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
 TEXT = {".py", ".json", ".md", ".txt", ".toml", ".sh", ".conf", ".cfg", ".yml", ".yaml", ".csv", ""}
 
 
@@ -53,7 +54,7 @@ def test_one_version_everywhere() -> None:
 def test_requirements_are_exact_and_cover_the_package() -> None:
     """Every dependency of the package is pinned, and no list names where to download from."""
     pinned = set()
-    for name in ("requirements.txt", "requirements-test.txt"):
+    for name in LISTS:
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             line = line.split("#")[0].strip()
             if line:
@@ -65,10 +66,15 @@ def test_requirements_are_exact_and_cover_the_package() -> None:
     assert names - pinned == set()
 
 
+def test_the_label_environment_tests_with_the_versions_of_the_others() -> None:
+    names = ("requirements-label-test.txt", "requirements-test.txt")
+    lines = [set((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in names]
+    assert {line for line in lines[0] if "==" in line} <= lines[1]
+
+
 def test_every_import_is_of_a_required_package() -> None:
     """What comes only as somebody else's dependency may go with their next release."""
-    lists = [ROOT / "requirements.txt", ROOT / "requirements-test.txt"]
-    required = {line.split("==")[0].lower() for path in lists for line in path.read_text(encoding="utf-8").splitlines()}
+    required = {line.split("==")[0].lower() for name in LISTS for line in (ROOT / name).read_text(encoding="utf-8").splitlines()}
     providers = packages_distributions()
     found = set()
     for path in [*ROOT.glob("custom_components/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("tests/**/*.py")]:

@@ -112,9 +112,12 @@ class Resume:
             return
         best = self.evaluator.state if self.evaluator is not None else None
         scaler = getattr(engine, "scaler", None)
+        objects = {name: _plain(target).state_dict() for name, target in self.objects.items()}
         state = {
             "settings": self.settings,
-            "objects": {name: _plain(target).state_dict() for name, target in self.objects.items()},
+            "objects": objects,
+            # MONAI Label offers every *.pt of a bundle and looks here for weights; without, it would run on random ones.
+            "model": objects.get("network"),
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "max_epochs": engine.state.max_epochs,
