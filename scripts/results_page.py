@@ -1,4 +1,7 @@
-"""Write docs/RESULTS.md from the results of scripts/compare_setups.py.
+"""Write docs/RESULTS.md and its picture from the results of scripts/compare_setups.py.
+
+The picture lies beside the page, under the same name. Text of yours, such as how the settings of the runs were found, goes into
+RESULTS_DIR/notes.md; the page repeats it.
 
 python scripts/results_page.py
 python scripts/results_page.py --results-dir docs/results --output docs/RESULTS.md
@@ -15,6 +18,7 @@ from rich.console import Console
 from custom_components.data import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.experiments.results_figure import draw_results
 from custom_components.experiments.results_page import read_results, results_page
 
 app = typer.Typer(add_completion=False)
@@ -29,7 +33,11 @@ def make_page(
 ) -> None:
     try:
         found = [Domain.from_file(path) for path in sorted(bundles.glob("*/configs/domain.json"))]
-        page = results_page(read_results(results_dir), {domain.name: domain for domain in found})
+        results = read_results(results_dir)
+        notes = path.read_text(encoding="utf-8") if (path := results_dir / "notes.md").is_file() else ""
+        picture = output.with_suffix(".png")
+        page = results_page(results, {domain.name: domain for domain in found}, notes, picture.name)
+        draw_results(results, picture)
         with atomic_path(output) as temporary:
             temporary.write_text(page, encoding="utf-8")
     except InputError as error:

@@ -42,12 +42,16 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     return results
 
 
-def results_page(results: Sequence[Mapping[str, Any]], described: Mapping[str, Domain]) -> str:
+def results_page(
+    results: Sequence[Mapping[str, Any]], described: Mapping[str, Domain], notes: str = "", figure: str | None = None
+) -> str:
     """Tables of Dice by set-up, domain and class, of differences to the independent networks, and of sizes and times.
 
     Args:
         results: as `read_results` gives them.
         described: name to domain, of those in the results and those of the paper.
+        notes: Markdown of whoever made the runs, such as how their settings were found; stands after the introduction.
+        figure: address of `draw_results`'s picture, as seen from the page.
 
     Raises:
         InputError: results of different numbers of steps per domain or of different folds, which cannot be compared.
@@ -67,9 +71,12 @@ def results_page(results: Sequence[Mapping[str, Any]], described: Mapping[str, D
         "command, commit, machine and date of each run. Do not edit.",
         f"Every network had {steps[0]} steps of each of its domains, with the rates and settings of "
         f"`bundles/universal_segmentation/configs/train.json`, and is scored on the validation cases of fold {folds[0]}, which "
-        "took no part in its training and chose nothing. Dice, mean over cases, with a 95 % percentile bootstrap over cases.",
+        "took no part in its training and chose none of its weights. Dice, mean over cases, with a 95 % percentile bootstrap "
+        "over cases.",
         "\n".join(f"- **{name}**: {SETUPS[name]}" for name in setups),
+        *([notes.strip()] if notes.strip() else []),
         "## Dice",
+        *([f"![Mean Dice of every domain and set-up, with intervals]({figure})"] if figure else []),
         _dice_table(scores, domains, setups),
         "## Against the independent networks",
         _difference_table(scores, domains, setups),

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.experiments.results_figure import COLOURS, draw_results
 from custom_components.experiments.results_page import paired_difference, read_results, results_page
 from custom_components.training import summarise
 from scripts.results_page import app
@@ -127,11 +129,39 @@ def test_the_script_writes_the_page_and_refuses_other_files(
     assert "has no results" in CliRunner().invoke(app, call).output
     for item in results:
         (folder / f"{item['run']}.json").write_text(json.dumps(item))
+    (folder / "notes.md").write_text("The rate came from short trials.\n")
     assert CliRunner().invoke(app, call).exit_code == 0
-    assert output.read_text() == results_page(read_results(folder), described)
+    notes = "The rate came from short trials."
+    assert output.read_text() == results_page(read_results(folder), described, notes, "RESULTS.png")
+    assert notes in output.read_text().split("## Dice")[0]
+    assert "(RESULTS.png)" in output.read_text()
     before = output.read_text()
     (folder / "scores.json").write_text("{}")
     refused = CliRunner().invoke(app, call)
     assert refused.exit_code == 1
     assert "scores.json" in refused.output
     assert output.read_text() == before
+
+
+def test_the_picture_shows_dice_on_a_straight_axis(tmp_path: Path) -> None:
+    colour = tuple(int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    places = []
+    for dice in (0.2, 0.5, 0.8):
+        fixed = {"dice": {"mean": dice, "ci95_low": dice - 0.05, "ci95_high": dice + 0.05}}
+        path = draw_results(
+            [result("universal", "universal", {"liver_ct": {"summary": {"mean": fixed}}})], tmp_path / f"{dice}.png"
+        )
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        below_legend = picture[picture.shape[0] // 3 :]
+        columns = np.nonzero((below_legend == colour).all(-1))[1]
+        places.append((columns.min() + columns.max()) / 2)
+    steps = np.diff(places)
+    assert steps[0] > 50
+    assert steps[0] == pytest.approx(steps[1], abs=1)
+
+
+def test_the_picture_has_what_the_results_have(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    independent = tuple(int(COLOURS[1][i : i + 2], 16) for i in (1, 3, 5))
+    for some, there in ((results, True), (results[:1], False)):
+        picture = np.asarray(Image.open(draw_results(some, tmp_path / "page.png")).convert("RGB"))
+        assert (picture == independent).all(-1).any() == there
