@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ TYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+PLACES = r"cpu|(cuda|xpu|mps|hpu)(:\d{1,3})?"
+"""Where the tensors lay that were saved; all are read into memory."""
 REBUILD = "torch._utils _rebuild_tensor_v2"
 ORDERED = "collections OrderedDict"
 NAMES = {REBUILD, ORDERED, *(f"torch {name}" for name in TYPES)}
@@ -235,6 +238,8 @@ def _storage(described: Any) -> _Storage:
     name = kind.text.removeprefix("torch ")
     if name not in TYPES or type(count) is not int or not 0 <= count < 2**50:
         raise _Refused("numbers are of no type, or no number of them is named")
+    if not re.fullmatch(PLACES, place):
+        raise _Refused("numbers are of no place that torch knows")
     return _Storage(name, file, count)
 
 

@@ -194,6 +194,22 @@ def test_other_files(tmp_path: Path) -> None:
     assert not hasattr(sys, "evil_was_run")
 
 
+def test_places_of_tensors(tmp_path: Path) -> None:
+    """A file that was saved on a GPU is read, one that names a place that torch does not know is refused as torch does."""
+    path = saved(tmp_path / "model.pt", {"w": torch.arange(3.0)})
+    with zipfile.ZipFile(path) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    there = b"X\x03\x00\x00\x00cpu"
+    assert there in pickled
+    rewritten(path, {"data.pkl": pickled.replace(there, b"X\x06\x00\x00\x00cuda:1")})
+    assert read_model_file(path)["w"].tolist() == torch.load(path, "cpu", weights_only=True)["w"].tolist() == [0, 1, 2]
+    rewritten(path, {"data.pkl": pickled.replace(there, b"X\x03\x00\x00\x00\x01pu")})
+    with pytest.raises(InputError, match="place"):
+        read_model_file(path)
+    with pytest.raises(RuntimeError, match="location"):
+        torch.load(path, weights_only=True)
+
+
 @given(st.data())
 def test_a_changed_byte_is_refused_or_read_as_torch_does(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever it accepts, torch's restricted reader accepts, and finds the same in it."""
