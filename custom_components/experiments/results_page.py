@@ -23,13 +23,13 @@ FIELDS = {"run", "setup", "domains", "steps_per_domain", "parameters", "scores",
 
 
 def read_results(folder: str | Path) -> list[dict[str, Any]]:
-    """The results of a folder, sorted by run.
+    """The results of a folder and of those in it (one for each budget), sorted by path.
 
     Raises:
         InputError: there are none, or a file is no result of ``compare_setups.py``.
     """
     results = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(Path(folder).rglob("*.json")):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -47,6 +47,8 @@ def results_page(
 ) -> str:
     """Tables of Dice by set-up, domain and class, of differences to the independent networks, and of sizes and times.
 
+    Results of different numbers of steps per domain are not compared: each budget has tables of its own.
+
     Args:
         results: as `read_results` gives them.
         described: name to domain, of those in the results and those of the paper.
@@ -54,41 +56,50 @@ def results_page(
         figure: address of `draw_results`'s picture, as seen from the page.
 
     Raises:
-        InputError: results of different numbers of steps per domain or of different folds, which cannot be compared.
+        InputError: results of different folds, or two of one run with one budget.
     """
-    steps = sorted({r["steps_per_domain"] for r in results})
-    if len(steps) > 1:
-        raise InputError(f"results of {', '.join(map(str, steps))} steps per domain cannot stand in one table; keep one kind")
     folds = sorted({r.get("fold", 0) for r in results})
     if len(folds) > 1:
         raise InputError(f"results of folds {', '.join(map(str, folds))} cannot stand in one table; keep one fold")
+    seen = [(r["run"], r["steps_per_domain"]) for r in results]
+    if doubled := [pair for pair in seen if seen.count(pair) > 1]:
+        raise InputError(f"two results of {doubled[0][0]} at {doubled[0][1]} steps per domain; keep one")
     setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
-    scores = {name: _scores(r for r in results if r["setup"] == name) for name in setups}
-    domains = list(dict.fromkeys(d for by_domain in scores.values() for d in by_domain))
+    domains = list(dict.fromkeys(d for r in results for d in r["scores"]))
+    budgets = sorted({r["steps_per_domain"] for r in results})
     parts = [
         "# Results",
         "Made by `python scripts/results_page.py` from the JSON files of `scripts/compare_setups.py`, which hold every case, the "
         "command, commit, machine and date of each run. Do not edit.",
-        f"Every network had {steps[0]} steps of each of its domains, with the rates and settings of "
-        f"`bundles/universal_segmentation/configs/train.json`, and is scored on the validation cases of fold {folds[0]}, which "
-        "took no part in its training and chose none of its weights. Dice, mean over cases, with a 95 % percentile bootstrap "
-        "over cases.",
+        f"Every network had {_listed([str(n) for n in budgets], 'or')} steps of each of its domains, with the rates and settings "
+        f"of `bundles/universal_segmentation/configs/train.json`, and is scored on the validation cases of fold {folds[0]}, "
+        "which took no part in its training and chose none of its weights. Dice, mean over cases, with a 95 % percentile "
+        "bootstrap over cases.",
         "\n".join(f"- **{name}**: {SETUPS[name]}" for name in setups),
         *([notes.strip()] if notes.strip() else []),
-        "## Dice",
         *([f"![Mean Dice of every domain and set-up, with intervals]({figure})"] if figure else []),
-        _dice_table(scores, domains, setups),
-        "## Against the independent networks",
-        _difference_table(scores, domains, setups),
-        *_said(scores, domains, setups),
+        *(part for steps in budgets for part in _of_budget([r for r in results if r["steps_per_domain"] == steps], steps)),
         "## Sizes and times",
-        _size_table(results, setups),
+        _size_table(results, setups, budgets),
         "## Parameters of one network for all, and of one for each",
         _parameter_table({"of the paper": PUBLISHED, "with real data": domains}, described),
         "## How it was made",
         _made(results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_budget(results: Sequence[Mapping[str, Any]], steps: int) -> list[str]:
+    domains = list(dict.fromkeys(d for r in results for d in r["scores"]))
+    setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
+    scores = {name: _scores(r for r in results if r["setup"] == name) for name in setups}
+    return [
+        f"## Dice, {steps} steps of each domain",
+        _dice_table(scores, domains, setups),
+        f"### Against the independent networks, {steps} steps",
+        _difference_table(scores, domains, setups),
+        *_said(scores, domains, setups),
+    ]
 
 
 def paired_difference(cases: Mapping[str, Any], reference: Mapping[str, Any], seed: int = 0) -> tuple[float, float, float] | None:
@@ -180,24 +191,32 @@ def _said(scores: Mapping[str, Scores], domains: Sequence[str], setups: Sequence
     return ["What the intervals exclude (each is of the cases alone, of one training with one seed):", "\n".join(lines)]
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str]) -> str:
+def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str], budgets: Sequence[int]) -> str:
     rows = []
     for setup in setups:
         runs = [r for r in results if r["setup"] == setup]
-        trunk = [r["parameters"]["trunk"] for r in runs]
-        own = [n for r in runs for name, n in r["parameters"].items() if name != "trunk"]
+        sizes = {r["run"]: r["parameters"] for r in runs}.values()  # equal for every budget
+        own = [n for size in sizes for name, n in size.items() if name != "trunk"]
         # The adapters of `added` stand on a trunk that is there already.
-        total = sum(own) + (0 if setup == "added" else sum(trunk))
-        seconds: list[float] = [r["training_seconds"] for r in runs if r.get("training_seconds")]
-        hours = f"{sum(seconds) / 3600:.1f}" if len(seconds) == len(runs) else "–"
-        rows.append([setup, str(len(runs)), f"{total:,}", f"{min(own):,} … {max(own):,}", hours])
-    columns = ["set-up", "networks", "parameters, all", "of them a domain's own", "training, hours, all"]
-    note = "`added` counts the adapters alone. Times are of a machine that did other things as well."
+        total = sum(own) + (0 if setup == "added" else sum(size["trunk"] for size in sizes))
+        hours = [_hours([r for r in runs if r["steps_per_domain"] == steps]) for steps in budgets]
+        rows.append([setup, str(len(sizes)), f"{total:,}", f"{min(own):,} … {max(own):,}", *hours])
+    times = [f"training, hours, {steps} steps" for steps in budgets]
+    columns = ["set-up", "networks", "parameters, all", "of them a domain's own", *times]
+    note = (
+        "`added` counts the adapters alone, and the time of their trainings without that of the trunks. Times are of one thread "
+        "each, on a machine that did other things as well: compare them with care."
+    )
     return f"{_table(columns, rows)}\n\n{note}"
+
+
+def _hours(runs: Sequence[Mapping[str, Any]]) -> str:
+    seconds: list[float] = [r["training_seconds"] for r in runs if r.get("training_seconds")]
+    return f"{sum(seconds) / 3600:.1f}" if runs and len(seconds) == len(runs) else "–"
 
 
 def _parameter_table(groups: Mapping[str, Sequence[str]], described: Mapping[str, Domain]) -> str:
@@ -227,8 +246,17 @@ def _made(results: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for result in results:
         made = next(iter(result["scores"].values()))["made"]
-        rows.append([result["run"], str(made["date"])[:10], str(made["commit"]), str(made["cpu"]), str(made["gpu"] or "none")])
-    return _table(["run", "date", "commit", "processor", "GPU"], rows)
+        rows.append(
+            [
+                result["run"],
+                str(result["steps_per_domain"]),
+                str(made["date"])[:10],
+                str(made["commit"]),
+                str(made["cpu"]),
+                str(made["gpu"] or "none"),
+            ]
+        )
+    return _table(["run", "steps", "date", "commit", "processor", "GPU"], rows)
 
 
 def _interval(statistics: Mapping[str, Any]) -> str:

@@ -108,11 +108,23 @@ def test_differences_are_of_the_cases_that_both_have() -> None:
     assert paired_difference(only, {}) is None
 
 
-def test_other_budgets_do_not_stand_beside_each_other(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
-    results[1]["steps_per_domain"] = 50
-    with pytest.raises(InputError, match="50, 100 steps"):
-        results_page(results, described)
-    results[1].update(steps_per_domain=100, fold=2)
+def test_other_budgets_do_not_stand_in_one_table(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
+    more = result("universal", "universal", {"liver_ct": report(3, 0.2, ("liver", "tumour"))}, steps=400)
+    page = results_page([*results, more], described)
+    assert "had 100 or 400 steps" in page
+    first, second = page.split("## Dice, 400 steps of each domain")
+    second = second.split("## Sizes")[0]
+    expected = more["scores"]["liver_ct"]["summary"]["mean"]["dice"]["mean"]
+    assert cells(second, "**liver_ct, mean**")[0].startswith(f"{expected:.3f}")
+    assert f"{expected:.3f}" not in first
+    assert "no independent networks" in second and "no independent networks" not in first
+    assert cells(page, "universal | 1 |")[-2:] == ["0.5", "0.5"]
+
+
+def test_what_cannot_be_compared_is_refused(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
+    with pytest.raises(InputError, match="two results of universal at 100 steps"):
+        results_page([*results, results[0]], described)
+    results[1].update(fold=2)
     with pytest.raises(InputError, match="folds 0, 2"):
         results_page(results, described)
     page = results_page([{**item, "fold": 2} for item in results], described)
@@ -133,7 +145,7 @@ def test_the_script_writes_the_page_and_refuses_other_files(
     assert CliRunner().invoke(app, call).exit_code == 0
     notes = "The rate came from short trials."
     assert output.read_text() == results_page(read_results(folder), described, notes, "RESULTS.png")
-    assert notes in output.read_text().split("## Dice")[0]
+    assert notes in output.read_text().split("## Dice,")[0]
     assert "(RESULTS.png)" in output.read_text()
     before = output.read_text()
     (folder / "scores.json").write_text("{}")
