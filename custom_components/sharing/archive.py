@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,8 @@ def unpacked(path: str | Path, parent: str | Path | None = None) -> Iterator[Pat
 
     Args:
         path: the zip.
-        parent: where the temporary folder is made; None takes the system's place for such.
+        parent: where the temporary folder is made; None takes the system's place for such. Made if absent, and removed again
+            if nothing stays in it.
 
     Yields:
         The bundle's folder, with the name it has in the zip. It may be renamed within ``parent``.
@@ -141,6 +142,7 @@ def unpacked(path: str | Path, parent: str | Path | None = None) -> Iterator[Pat
         InputError: see `read_archive`; an entry is longer than it says or damaged; or the folder cannot be written.
     """
     archive = read_archive(path)
+    new = parent is not None and not Path(parent).exists()
     try:
         if parent is not None:
             Path(parent).mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,9 @@ def unpacked(path: str | Path, parent: str | Path | None = None) -> Iterator[Pat
         yield folder
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if new and parent is not None:
+            with suppress(OSError):  # a bundle lies there
+                Path(parent).rmdir()
 
 
 def write_archive(path: str | Path, base: str, files: Mapping[str, Path]) -> None:

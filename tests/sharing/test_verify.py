@@ -270,7 +270,10 @@ def test_a_bad_zip_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     bad = zipped(folder, tmp_path / "bad.zip", folder.name)
     result = run(bad, "--unpack", tmp_path / "out")
     assert_refused(result, f"{bad}, {folder.name}/models/trunk.safetensors: was changed")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    assert_refused(run(bad, "--unpack", tmp_path / "mine"), "was changed")
+    assert list((tmp_path / "mine").iterdir()) == []  # a folder that was there stays
     flipped(folder / "models" / "trunk.safetensors")
     assert_refused(run(zipped(folder, tmp_path / "other.zip", "other")), "its manifest says small_universal")
     bad.write_bytes(b"no zip")
