@@ -48,20 +48,19 @@ def list_(bundle: Bundle) -> None:
 
     with _reported():
         found, faults = list_adapters(bundle), check_bundle(bundle)
-        table = Table(title=f"{bundle}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-        for column in ("domain", "organ", "modality", "classes", "parameters", "file", "trunk", "licence"):
-            number, words = column in ("parameters", "file"), column in ("organ", "classes", "licence")
+        trunks = ", ".join(sorted({adapter.header.trunk[:12] for adapter in found}))
+        table = Table(title=f"{bundle}: trunk {trunks}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        for column in ("domain", "modality", "classes", "parameters", "file", "licence"):
+            number, words = column in ("classes", "parameters", "file"), column == "licence"
             table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=not words)
         for adapter in found:
             domain = adapter.domain
             table.add_row(
                 adapter.header.domain,
-                domain.organ if domain else "",
                 domain.modality if domain else "",
-                ", ".join(domain.classes) if domain else str(adapter.header.shape.out_channels - 1),
+                str(adapter.header.shape.out_channels - 1),
                 f"{adapter.parameters:,}",
                 f"{adapter.size / 1024:,.0f} KiB",
-                adapter.header.trunk[:12],
                 adapter.header.licence or "",
             )
         console.print(table)
