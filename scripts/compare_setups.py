@@ -17,6 +17,7 @@ Example:
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from custom_components.errors import InputError
-from custom_components.experiments.running import bundle_command, run_logged, split_options
+from custom_components.experiments.running import bundle_command, configs_sha256, run_logged, split_options
 from custom_components.experiments.setups import SETUPS, Budget, Run, planned_runs
 
 if TYPE_CHECKING:
@@ -58,8 +59,13 @@ def compare_setups(
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("runs", total=len(runs))
             for run in runs:
-                expected = {"steps": epochs * steps * len(run.domains), "fold": fold}
-                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, expected, extra, progress, task)
+                expected = {
+                    "steps": epochs * steps * len(run.domains),
+                    "fold": fold,
+                    "options": extra,
+                    "configs": configs_sha256(bundle),
+                }
+                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, expected, progress, task)
                 progress.advance(task)
     except (InputError, ValueError) as error:
         console.print(f"Error: {' '.join(str(error).split())}", style="red")
@@ -88,8 +94,7 @@ def _do(
     run: Run,
     folders: Folders,
     domains: dict[str, str],
-    expected: dict[str, int],
-    extra: list[str],
+    expected: dict[str, Any],
     progress: Progress,
     task: TaskID,
 ) -> None:
@@ -103,22 +108,29 @@ def _do(
     progress.update(task, description=f"{run.name}: training")
     fold = expected["fold"]
     data = ("--dataset_dir", str(folders.data), "--fold", str(fold))
-    command = bundle_command({}, [*run.train, *data, *extra])
+    command = bundle_command({}, [*run.train, *data, *expected["options"]])
     run_logged(command, folder / "train.log")
     scores = {}
     for name in run.judged:
         progress.update(task, description=f"{run.name}: scoring {name}")
         scores[name] = _score(run, name, folders, domains[name], fold)
-    _write(done, _result(run, folder, command, str(folders.data), fold, scores))
+    result = _result(run, folder, scores)
+    _write(done, {**result, **expected, "command": _portable(["python", *command[1:]], folders)})
 
 
-def _check_same(done: Path, expected: dict[str, int]) -> None:
-    """What is there is skipped only if it is of the steps and the fold that are asked for."""
+def _check_same(done: Path, expected: dict[str, Any]) -> None:
+    """What is there is skipped only if it is of the steps, the fold, the options and the configurations that are asked for."""
     values = json.loads(done.read_text(encoding="utf-8"))
-    found = {"steps": values.get("steps"), "fold": values.get("fold", 0)}
-    if found != expected:
+    found = {name: values.get(name, expected[name] if name in ("options", "configs") else 0) for name in expected}
+    mend = "give other --runs-dir and --results-dir, or move it away"
+    if (found["steps"], found["fold"]) != (expected["steps"], expected["fold"]):
         there, asked = (f"{each['steps']} steps on fold {each['fold']}" for each in (found, expected))
-        raise InputError(f"{done}: is of {there}, not {asked}; give other --runs-dir and --results-dir, or move it away")
+        raise InputError(f"{done}: is of {there}, not {asked}; {mend}")
+    if found["options"] != expected["options"]:
+        there, asked = (" ".join(each["options"]) or "none" for each in (found, expected))
+        raise InputError(f"{done}: was made with other options ({there}, not {asked}); {mend}")
+    if found["configs"] != expected["configs"]:
+        raise InputError(f"{done}: the bundle's configurations have changed since it was made; {mend}")
 
 
 def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> dict[str, Any]:
@@ -136,7 +148,7 @@ def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> di
     return dict(json.loads((folder / "scores" / name / "scores.json").read_text(encoding="utf-8")))
 
 
-def _result(run: Run, folder: Path, command: list[str], data_dir: str, fold: int, scores: dict[str, Any]) -> dict[str, Any]:
+def _result(run: Run, folder: Path, scores: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from custom_components.weights import load_network
@@ -149,20 +161,23 @@ def _result(run: Run, folder: Path, command: list[str], data_dir: str, fold: int
         "run": run.name,
         "setup": run.setup,
         "domains": list(run.domains),
-        "fold": fold,
-        "steps": state["iteration"],
         "steps_per_domain": state["iteration"] // len(run.domains),
         "training_seconds": round(state["seconds"], 1) if state.get("seconds") else None,
         "parameters": parameters,
         "trunk_fingerprint": network.trunk_fingerprint(),
-        "command": " ".join(["python", *(_without(data_dir, part) for part in command[1:])]),
         "scores": scores,
     }
 
 
-def _without(data_dir: str, part: str) -> str:
-    """Where the data lies is the business of one machine; a relative folder such as ``.`` stands in other words as well."""
-    return part.replace(data_dir, "DATA_DIR") if Path(data_dir).is_absolute() or part == data_dir else part
+def _portable(command: list[str], folders: Folders) -> str:
+    """A command without the places of one machine: data and runs by a word, the bundle too unless its path is relative."""
+    places = {str(folders.data): "DATA_DIR", str(folders.runs): "RUNS_DIR"}
+    if folders.bundle.is_absolute():
+        places[str(folders.bundle)] = "BUNDLE"
+    # Longest first, and whole names only: one folder may lie in another, or begin like it.
+    either = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
+    whole = re.compile(rf"(?<![\w./-])(?:{either})(?![\w.-])")
+    return " ".join(whole.sub(lambda match: places[match[0]], part) for part in command)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

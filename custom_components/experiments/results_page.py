@@ -56,7 +56,7 @@ def results_page(
         figure: address of `draw_results`'s picture, as seen from the page.
 
     Raises:
-        InputError: results of different folds, or two of one run with one budget.
+        InputError: results of different folds, options or configurations, or two of one run with one budget.
     """
     folds = sorted({r.get("fold", 0) for r in results})
     if len(folds) > 1:
@@ -64,6 +64,11 @@ def results_page(
     seen = [(r["run"], r["steps_per_domain"]) for r in results]
     if doubled := [pair for pair in seen if seen.count(pair) > 1]:
         raise InputError(f"two results of {doubled[0][0]} at {doubled[0][1]} steps per domain; keep one")
+    for key, what in (("options", "other options"), ("configs", "other configurations of the bundle")):
+        differ = {json.dumps(r[key]) for r in results if key in r}
+        if len(differ) > 1:
+            raise InputError(f"results of trainings with {what} cannot stand in one table; keep one kind")
+    options: list[str] = next((r["options"] for r in results if r.get("options")), [])
     setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
     domains = list(dict.fromkeys(d for r in results for d in r["scores"]))
     budgets = sorted({r["steps_per_domain"] for r in results})
@@ -72,9 +77,9 @@ def results_page(
         "Made by `python scripts/results_page.py` from the JSON files of `scripts/compare_setups.py`, which hold every case, the "
         "command, commit, machine and date of each run. Do not edit.",
         f"Every network had {_listed([str(n) for n in budgets], 'or')} steps of each of its domains, with the rates and settings "
-        f"of `bundles/universal_segmentation/configs/train.json`, and is scored on the validation cases of fold {folds[0]}, "
-        "which took no part in its training and chose none of its weights. Dice, mean over cases, with a 95 % percentile "
-        "bootstrap over cases.",
+        f"of `bundles/universal_segmentation/configs/train.json`{_also(options)}, and is scored on the validation cases of fold "
+        f"{folds[0]}, which took no part in its training and chose none of its weights. Dice, mean over cases, with a 95 % "
+        "percentile bootstrap over cases.",
         "\n".join(f"- **{name}**: {SETUPS[name]}" for name in setups),
         *([notes.strip()] if notes.strip() else []),
         *([f"![Mean Dice of every domain and set-up, with intervals]({figure})"] if figure else []),
@@ -87,6 +92,10 @@ def results_page(
         _made(results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _also(options: Sequence[str]) -> str:
+    return f" but `{' '.join(options)}`" if options else ""
 
 
 def _of_budget(results: Sequence[Mapping[str, Any]], steps: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from custom_components.errors import InputError
 
-__all__ = ["bundle_command", "run_logged", "split_options"]
+__all__ = ["bundle_command", "configs_sha256", "run_logged", "split_options"]
 
 
 def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> list[str]:
@@ -25,6 +26,16 @@ def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> li
     for key, value in values.items():
         listed += [f"--{key}", str([str(v) for v in value]) if isinstance(value, (list, tuple)) else str(value)]
     return [sys.executable, "-m", "monai.bundle", "run", *listed, *more]
+
+
+def configs_sha256(bundle: Path) -> str:
+    """A hash of all of a bundle's configurations but its metadata: what was trained under another one is no equal."""
+    digest = hashlib.sha256()
+    folder = bundle / "configs"
+    for path in sorted(folder.rglob("*.json")):
+        if path != folder / "metadata.json":  # holds what the shipped weights reach, and sets nothing
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def split_options(given: Sequence[str]) -> list[str]:

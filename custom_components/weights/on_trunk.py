@@ -23,6 +23,8 @@ __all__ = ["network_on_trunk"]
 logger = logging.getLogger(__name__)
 
 STEM = "stem.conv.weight"
+MEAN = "mean"
+"""Of the adapters beside the trunk."""
 
 
 def network_on_trunk(
@@ -42,8 +44,8 @@ def network_on_trunk(
         domain: the task; it may use fewer levels than the trunk has.
         adapter: this domain's file, trained with this trunk; None starts a new adapter.
         warm_start: start the new adapter from other domains instead of from random values: the adapter file of one
-            domain of this trunk, or a folder with several, whose mean is taken. See `fitted` for what fits; what does not
-            stays random, and the log says so.
+            domain of this trunk, or a folder with several, whose mean is taken; `MEAN` takes those beside the trunk, if there
+            are any and ``adapter`` is None. See `fitted` for what fits; what does not stays random, and the log says so.
         freeze: exclude the trunk from training, so that the domains that exist stay as they are.
 
     Returns:
@@ -53,6 +55,8 @@ def network_on_trunk(
         WeightsError: a file is absent, damaged or changed, the adapter is another trunk's (both fingerprints are named),
             another architecture's or another domain's, or the domain does not fit the trunk.
     """
+    if warm_start == MEAN:
+        warm_start = None if adapter is not None else _beside(Path(trunk), domain.name)
     if adapter is not None and warm_start is not None:
         raise WeightsError(f"{warm_start}: warm_start is for a new adapter, but {adapter} is given as well; give one of them")
     header, shared = load_trunk(trunk)
@@ -114,6 +118,15 @@ def _new(trunk: Path, plan: NetworkPlan, domain: Domain) -> U2Net:
         return U2Net({domain.name: domain.network}, **plan.model_dump(mode="json"))
     except ValueError as error:
         raise WeightsError(f"{trunk}: domain '{domain.name}' does not fit this trunk ({error})") from None
+
+
+def _beside(trunk: Path, own: str) -> Path | None:
+    """The trunk's folder if an adapter of another domain lies there."""
+    folder = trunk.parent
+    if folder.is_dir() and any(file.name != f"{own}.safetensors" for file in adapter_paths(folder)):
+        return folder
+    logger.warning("%s: no adapter of another domain lies beside it; '%s' starts from random values", trunk, own)
+    return None
 
 
 def _sources(path: Path, trunk: TrunkHeader, own: str) -> dict[str, dict[str, torch.Tensor]]:

@@ -124,6 +124,12 @@ def test_other_budgets_do_not_stand_in_one_table(results: list[dict[str, Any]], 
 def test_what_cannot_be_compared_is_refused(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
     with pytest.raises(InputError, match="two results of universal at 100 steps"):
         results_page([*results, results[0]], described)
+    for key, one, other in (("options", [], ["--lr", "0.1"]), ("configs", "1a", "2b")):
+        mixed = [{**results[0], key: one}, {**results[1], key: other}]
+        with pytest.raises(InputError, match=f"other {key[:6]}"):
+            results_page(mixed, described)
+    page = results_page([{**item, "options": ["--lr", "0.1"]} for item in results], described)
+    assert "train.json` but `--lr 0.1`," in page
     results[1].update(fold=2)
     with pytest.raises(InputError, match="folds 0, 2"):
         results_page(results, described)

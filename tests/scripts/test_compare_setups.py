@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from custom_components.weights import load_network
-from scripts.compare_setups import app
+from scripts.compare_setups import Folders, _portable, app
 from tests.bundles.universal_runs import two_domains
 
 
@@ -67,7 +69,37 @@ def test_every_domain_gets_a_result_and_what_is_done_is_not_done_again(own_bundl
     other = compare(bundle, data, tmp_path, "--setups", "independent", "--fold", "1")
     assert other.exit_code == 1
     assert "1 steps on fold 0, not 1 steps on fold 1" in other.output
+    other = compare(bundle, data, tmp_path, "--setups", "independent", "--option", "--lr 0.001")
+    assert other.exit_code == 1
+    assert "other options (none, not --lr 0.001)" in other.output
+    with changed(bundle / "configs" / "train.json", '"lr": 0.02', '"lr": 0.03'):
+        other = compare(bundle, data, tmp_path, "--setups", "independent")
+        assert other.exit_code == 1
+        assert "configurations have changed" in other.output
     assert logs == {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
+
+
+@contextmanager
+def changed(path: Path, old: str, new: str) -> Iterator[None]:
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new))
+    yield
+    path.write_text(before)
+
+
+def test_commands_are_told_without_the_places_of_a_machine(tmp_path: Path) -> None:
+    """Whole names only: a folder may lie in another, or begin like it."""
+    folders = Folders(tmp_path / "x", tmp_path / "x" / "runs", tmp_path / "results", tmp_path / "bundle")
+    command = [
+        "--trunk",
+        f"{tmp_path}/x2/trunk",
+        "--a",
+        f"['{tmp_path}/x/runs/models']",
+        f"{tmp_path}/x",
+        f"{tmp_path}/bundle/configs",
+    ]
+    assert _portable(command, folders) == f"--trunk {tmp_path}/x2/trunk --a ['RUNS_DIR/models'] DATA_DIR BUNDLE/configs"
 
 
 def test_a_run_that_fails_names_its_log_and_leaves_no_result(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A new domain on a trunk that exists: what is loaded, what starts from others, and what is refused."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,27 @@ def test_warm_start_between_domains_of_other_channels_classes_and_filters(models
     assert len(rest) > 20 and all(torch.equal(started[name], heart[name]) for name in rest)
     assert "4 random (heads.1.conv.weight, heads.1.conv.bias, output.weight, output.bias)" in caplog.text
     assert "stem.conv.weight" in caplog.text
+
+
+def test_mean_takes_what_lies_beside_the_trunk(models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trunk = models / "trunk.safetensors"
+    beside = own(network_on_trunk(trunk, domain("hand_mri"), warm_start="mean"), "hand_mri")
+    folder = own(network_on_trunk(trunk, domain("hand_mri"), warm_start=models), "hand_mri")
+    assert beside.keys() == folder.keys()
+    assert all(torch.equal(beside[key], folder[key]) for key in beside if "head" not in key)
+    assert not caplog.records
+    # Alone, or with its own adapter only, it starts from random values, and says so; a given adapter is taken as it is.
+    shutil.copy(trunk, tmp_path)
+    shutil.copy(models / "heart_mri.safetensors", tmp_path)
+    torch.manual_seed(0)
+    alone = own(network_on_trunk(tmp_path / "trunk.safetensors", HEART, warm_start="mean"), "heart_mri")
+    assert "'heart_mri' starts from random values" in caplog.text
+    torch.manual_seed(0)
+    random = own(network_on_trunk(trunk, HEART), "heart_mri")
+    assert all(torch.equal(alone[key], random[key]) for key in random)
+    given = own(network_on_trunk(trunk, HEART, adapter=models / "heart_mri.safetensors", warm_start="mean"), "heart_mri")
+    plain = own(network_on_trunk(trunk, HEART, adapter=models / "heart_mri.safetensors"), "heart_mri")
+    assert all(torch.equal(given[key], plain[key]) for key in plain)
 
 
 def test_warm_start_from_a_folder_is_the_mean(models: Path) -> None:
