@@ -104,10 +104,12 @@ def test_mean_takes_what_lies_beside_the_trunk(models: Path, tmp_path: Path, cap
     assert all(torch.equal(beside[key], folder[key]) for key in beside if "head" not in key)
     assert not caplog.records
     # Alone, or with its own adapter only, it starts from random values, and says so; a given adapter is taken as it is.
-    shutil.copy(trunk, tmp_path)
-    shutil.copy(models / "heart_mri.safetensors", tmp_path)
+    lonely = tmp_path / "alone"
+    lonely.mkdir()
+    for name in ("trunk", "heart_mri"):
+        shutil.copy(models / f"{name}.safetensors", lonely)
     torch.manual_seed(0)
-    alone = own(network_on_trunk(tmp_path / "trunk.safetensors", HEART, warm_start="mean"), "heart_mri")
+    alone = own(network_on_trunk(lonely / "trunk.safetensors", HEART, warm_start="mean"), "heart_mri")
     assert "'heart_mri' starts from random values" in caplog.text
     torch.manual_seed(0)
     random = own(network_on_trunk(trunk, HEART), "heart_mri")
