@@ -161,9 +161,10 @@ def test_a_list_of_large_files_that_is_there_is_checked(copied: Path, tmp_path: 
     assert package_bundle(copied, out, weights_licence="x").manifest.by_path["models/model.pt"].large
     for spoilt, message in (
         (text.format("0" * 64), "another SHA-256"),
-        (text.format(sha).replace("model.pt\n  url", "gone.pt\n  url"), "missing"),
+        (text.format(sha).replace("model.pt\n  url", "gone.safetensors\n  url"), "missing"),
+        (text.format(sha).replace("models/model.pt\n", "segment.py\n"), "'segment.py' is large"),
         (text.format(sha).replace("sha256", "md5"), "hash_type"),
-        (text.format(sha).replace("models/", "../"), r"'\.\.'"),
+        (text.format(sha).replace("models/", "../"), "is large"),
         (text.format(sha).replace("https://", "file://"), "url"),
         ("large_files: 3", "one list"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),

@@ -205,6 +205,39 @@ def test_what_is_wrong_in_itself_is_refused_whatever_the_manifest_says(folder: P
     assert_refused(run(folder), message)
 
 
+def test_absent_weights_do_not_spare_the_others(folder: Path) -> None:
+    """The trunk is left out, as is allowed; a model.pt that is there is looked at all the same."""
+    manifest, name = folder / "manifest.json", "models/trunk.safetensors"
+    trunk = next(entry for entry in json.loads(manifest.read_text())["files"] if entry["path"] == name)
+    (folder / name).unlink()
+
+    def left_out(values: dict[str, Any]) -> None:
+        values["files"].append({**trunk, "large": True})
+
+    place = f"- path: {name}\n  url: https://example.org/trunk\n  hash_val: '{trunk['sha256']}'\n  hash_type: sha256\n"
+    (folder / "large_files.yml").write_text(f"large_files:\n{place}")
+    listed_anew(folder, left_out)
+    assert run(folder, "--allow-absent-large").exit_code == 0
+    torch.save(Evil(), folder / "models" / "model.pt")
+    listed_anew(folder, left_out)
+    assert_refused(run(folder, "--allow-absent-large"), "models/model.pt: refused, for it is no plain state dict")
+
+
+def test_only_weights_may_be_absent(folder: Path) -> None:
+    """Code that is not there could not be judged, and comes later."""
+    name = "custom_components/errors.py"
+    edited(folder / "manifest.json", lambda v: next(f for f in v["files"] if f["path"] == name).update(large=True))
+    (folder / name).unlink()
+    assert_refused(run(folder, "--allow-absent-large"), f"'{name}' is large and may be absent; only models/*.safetensors")
+
+
+class Evil:
+    """Unpickling it runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('it was run')",)
+
+
 def test_a_manifest_that_names_another_trunk_or_domain(folder: Path) -> None:
     listed_anew(folder, lambda values: values.update(trunk="0" * 64))
     assert_refused(run(folder), "the manifest says 0000")
