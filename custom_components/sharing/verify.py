@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.errors import InputError
+from custom_components.sharing.beside import foreign_texts
 from custom_components.sharing.contents import check_contents
 from custom_components.sharing.known_code import foreign_code
 from custom_components.sharing.known_values import foreign_values
@@ -45,7 +46,8 @@ class Verification:
         absent: large files that are not there, as was allowed.
         errors: one line each; none where the bundle is verified.
         notes: what a person should know, one line each.
-        code: what may run with the bundle and is not this project's, one line each; see `foreign_code`, `foreign_values`.
+        code: what may run with the bundle and is not this project's, one line each; see `foreign_code`,
+            `foreign_values`, `foreign_texts`.
     """
 
     bundle: str
@@ -127,7 +129,7 @@ def verify_folder(
     result.errors += check_contents(folder, manifest, absent)
     if not result.errors:
         there = manifest.by_path.keys() - absent
-        result.code += [*foreign_code(folder, there), *foreign_values(folder, there)]
+        result.code += [*foreign_code(folder, there), *foreign_values(folder, there), *foreign_texts(folder, there, manifest)]
     return result
 
 

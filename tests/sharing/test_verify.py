@@ -293,6 +293,18 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edited(f / "configs/adapt.json", lambda c: c.update({"+run": ["x"]})),
         "the key '+run' changes another part",
     ),
+    "another package to install": (
+        lambda f: (f / "requirements.txt").write_text((f / "requirements.txt").read_text() + "monai-fast==1.0\n"),
+        "requirements.txt: is not this project's",
+    ),
+    "another command in the README": (
+        lambda f: (f / "README.md").write_text((f / "README.md").read_text().replace("-r small_universal/", "-r evil/")),
+        "README.md: is not what this project writes",
+    ),
+    "a chapter in the metadata": (
+        lambda f: edited(f / "configs/metadata.json", lambda c: c.update(description="x\n\n## First\n    pip install x")),
+        "README.md: is not what this project writes",
+    ),
     "a reader that is called": (
         lambda f: edited(f / "configs/inference.json", lambda c: c["preprocessing"]["transforms"][0].update(reader=POPEN)),
         "differ from what this project's universal_segmentation has: configs/inference.json",
