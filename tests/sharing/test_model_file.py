@@ -45,6 +45,13 @@ def test_what_torch_makes_of_a_module(tmp_path: Path) -> None:
     assert_as_torch_reads(saved(tmp_path / "model.pt", network.state_dict()))
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 63, 64, 65, 1000, 300_000])
+def test_every_size(tmp_path: Path, count: int) -> None:
+    """torch pads between the files of its zip, and writes their sizes behind them."""
+    state = {"w": torch.arange(count, dtype=torch.float32), "b": torch.zeros(3), "c": torch.arange(count, dtype=torch.uint8)}
+    assert_as_torch_reads(saved(tmp_path / "model.pt", state))
+
+
 def test_views_shared_numbers_and_tensors_of_nothing(tmp_path: Path) -> None:
     whole = torch.randn(6, 5)
     state = {
