@@ -40,6 +40,7 @@ DESCRIPTOR = b"PK\x07\x08"
 """What may head the CRC and sizes that follow an entry's data (APPNOTE 4.3.9)."""
 MAX_DESCRIPTOR = 24
 LATER = 0xFFFFFFFF
+ZIP64 = 0x0001
 UTF8 = 0x800
 ENCRYPTED = 0x1 | 0x40 | 0x2000
 OTHER_NAMES = {0x7075, 0x6375}  # Info-ZIP's second name of an entry, which some programs prefer
@@ -234,11 +235,11 @@ def _check_layout(archive: zipfile.ZipFile, path: Path) -> None:
             pass
         archive.fp.seek(entry.header_offset)
         flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack(archive.fp.read(LOCAL_HEADER.size))
-        own = (method, crc, packed, size)
-        # With flag 8 the sizes follow the data; with all bits set they are in the zip64 field.
-        agrees = flags & 0x8 or size == LATER or own == (entry.compress_type, entry.CRC, entry.compress_size, entry.file_size)
-        agrees = agrees and method == entry.compress_type
-        if (flags ^ entry.flag_bits) & 0x8 or not agrees:
+        size, packed = _sizes(size, packed, archive.fp.read(name + extra)[name:])
+        own, table = (crc, packed, size), (entry.CRC, entry.compress_size, entry.file_size)
+        # With flag 8 the sizes follow the data, and the head has zeros in their place.
+        agrees = own == table or (flags & 0x8 and all(said in (0, true) for said, true in zip(own, table, strict=True)))
+        if (flags ^ entry.flag_bits) & 0x8 or method != entry.compress_type or not agrees:
             raise InputError(f"{path}: {entry.filename!r} is headed otherwise than the table says; get it again")
         end = entry.header_offset + LOCAL_HEADER.size + name + extra + entry.compress_size
         if following < end:
@@ -246,6 +247,22 @@ def _check_layout(archive: zipfile.ZipFile, path: Path) -> None:
         archive.fp.seek(end)
         if archive.fp.read(min(following - end, MAX_DESCRIPTOR + 1)) not in (_descriptors(entry) if flags & 0x8 else {b""}):
             raise InputError(f"{path}: bytes that belong to nothing lie after {entry.filename!r}; get it again")
+
+
+def _sizes(size: int, packed: int, extra: bytes) -> tuple[int, int]:
+    """Sizes of a head, from its zip64 field where it says that they are there (APPNOTE 4.5.3)."""
+    field = b""
+    while len(extra) >= 4:
+        number, length = struct.unpack("<HH", extra[:4])
+        if number == ZIP64:
+            field = extra[4 : 4 + length]
+            break
+        extra = extra[4 + length :]
+    if size == LATER:
+        size, field = struct.unpack("<Q", field[:8])[0], field[8:]
+    if packed == LATER:
+        packed = struct.unpack("<Q", field[:8])[0]
+    return size, packed
 
 
 def _descriptors(entry: zipfile.ZipInfo) -> set[bytes]:

@@ -144,6 +144,17 @@ def headed_otherwise(path: Path) -> Path:
     return path
 
 
+def headed_shorter(path: Path, field: bytes) -> Path:
+    """A head whose sizes are elsewhere, in a field that names others, so that the data's end is an entry of its own."""
+    entry = info("bundle/a")
+    entry.extra = field
+    zipped(path, (entry, b"x" * 50 + hidden()))
+    data = bytearray(path.read_bytes())
+    data[18:26] = b"\xff" * 8
+    path.write_bytes(data)
+    return path
+
+
 def twice(path: Path) -> Path:
     with pytest.warns(UserWarning, match="Duplicate"):
         return zipped(path, ("bundle/a", b"1"), ("bundle/a", b"2"))
@@ -219,6 +230,8 @@ SPOILT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "longer than it says": (longer_than_said, "cannot be unpacked|damaged"),
     "a second name": (with_second_name, "second name"),
     "headed otherwise": (headed_otherwise, "headed otherwise"),
+    "headed by a field that is not there": (lambda p: headed_shorter(p, b""), "damaged"),
+    "headed otherwise in a field": (lambda p: headed_shorter(p, struct.pack("<HHQQ", 1, 16, 50, 50)), "headed otherwise"),
     "bytes before it": (lambda p: with_bytes(p, before=b"#!/bin/sh\n"), "before the first"),
     "an entry between two": (lambda p: with_gap(p, 1, hidden()), "belong to nothing lie after 'bundle/a'"),
     "an entry before the table": (lambda p: with_gap(p, 2, hidden()), "belong to nothing lie after 'bundle/b'"),
