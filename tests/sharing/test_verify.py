@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typer.testing import CliRunner, Result
 from custom_components.sharing import known_values
 from custom_components.sharing.archive import write_archive
 from custom_components.sharing.package import Package, package_bundle
-from custom_components.sharing.signature import make_keys, read_private_key
+from custom_components.sharing.signature import key_id, make_keys, read_private_key, read_public_key
+from custom_components.sharing.trusted import check_trusted
 from custom_components.sharing.verify import verify_folder
 from custom_components.weights import read_tensors
 from custom_components.weights.files import write_tensors
@@ -443,6 +445,26 @@ def test_signatures(universal: Path, tmp_path: Path) -> None:
     assert_refused(run(folder, "--public-key", tmp_path / "own.pub.pem"), "a signature has 64")
     (folder / "manifest.json.sig").unlink()
     assert_refused(run(folder, "--public-key", tmp_path / "own.pub.pem"), "is not signed")
+
+
+def test_a_signature_beside_the_zip_is_unpacked_with_it(universal: Path, tmp_path: Path) -> None:
+    """So that segment.py --trusted-only --public-key finds it; another's in the zip gives way."""
+    private, public = make_keys(tmp_path / "own.pem")
+    other, _ = make_keys(tmp_path / "other.pem")
+    path = package_bundle(universal, tmp_path, weights_licence="x", sign=read_private_key(other)).path
+    with zipfile.ZipFile(path) as archive:
+        manifest = archive.read("small_universal/manifest.json")
+    signature = tmp_path / "own.sig"
+    signature.write_bytes(read_private_key(private).sign(manifest))
+    result = run(path, "--public-key", public, "--signature", signature, "--unpack", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "small_universal"
+    assert (folder / "manifest.json.sig").read_bytes() == signature.read_bytes()
+    assert run(folder, "--public-key", public).exit_code == 0
+    assert check_trusted(folder, ["first"], public)["signed_by"] == key_id(read_public_key(public))
+    signature.write_bytes(bytes(64))
+    assert_refused(run(path, "--public-key", public, "--signature", signature, "--unpack", tmp_path / "no"), "no signature of")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
