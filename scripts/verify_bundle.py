@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,9 @@ def verify_bundle(
     signature: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The signature, where it is not in the bundle (manifest.json.sig).")
     ] = None,
-    unpack: Annotated[Path | None, typer.Option(metavar="DIR", help="Unpack a verified zip to DIR/NAME.")] = None,
+    unpack: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Unpack a verified zip to DIR/NAME, with the --signature.")
+    ] = None,
     allow_absent_large: Annotated[
         bool, typer.Option("--allow-absent-large", help="Weights that large_files.yml lists may be absent.")
     ] = False,
@@ -77,6 +80,8 @@ def verify_bundle(
             )
             _rename(found, folder, bundle, only_known_code)
             if found.verified and unpack is not None:
+                if signature is not None:  # segment.py --trusted-only looks for it in the bundle
+                    _keep_signature(signature, folder, public_key)
                 os.rename(folder, unpack / folder.name)
     except InputError as error:
         found.errors.append(str(error))
@@ -106,6 +111,14 @@ def _opened(bundle: Path, unpack: Path | None) -> Iterator[Path]:
         raise InputError(f"{target}: exists already; choose another folder to unpack to")
     with unpacked(bundle, unpack) as folder:
         yield folder
+
+
+def _keep_signature(signature: Path, folder: Path, public_key: Path | None) -> None:
+    from custom_components.sharing.manifest import SIGNATURE_FILE
+    from custom_components.sharing.verify import signed_manifest
+
+    shutil.copyfile(signature, folder / SIGNATURE_FILE)
+    signed_manifest(folder, public_key)  # of what was copied: the file may be another by now
 
 
 def _rename(found: Verification, folder: Path, bundle: Path, only_known_code: bool) -> None:

@@ -2,7 +2,7 @@
 
 from custom_components.bundles.facts import Data, Facts, Original
 from custom_components.bundles.rendering import generated_files
-from custom_components.bundles.universal import refresh_universal, universal_drift, universal_files
+from custom_components.bundles.universal import refresh_universal, universal_configs, universal_drift, universal_files
 from custom_components.bundles.writing import drift, refresh_bundle, write_bundle
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "generated_files",
     "refresh_bundle",
     "refresh_universal",
+    "universal_configs",
     "universal_drift",
     "universal_files",
     "write_bundle",

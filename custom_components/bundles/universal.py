@@ -18,7 +18,7 @@ from custom_components.bundles.results import BEGIN, END, metrics, of_many
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 
-__all__ = ["refresh_universal", "universal_drift", "universal_files"]
+__all__ = ["refresh_universal", "universal_configs", "universal_drift", "universal_files"]
 
 NAME = "universal_segmentation"
 DOMAINS = "configs/domains"
@@ -54,17 +54,22 @@ def universal_files(folder: Path) -> dict[str, str]:
     names = sorted(path.stem for path in (folder / DOMAINS).glob("*.json"))
     if not names:
         raise InputError(f"{folder / DOMAINS}: has no description of a domain; copy a domain bundle's configs/domain.json there")
-    files = {
-        "configs/chain.json": _chain(_template("train.json")),
-        "configs/evaluate.json": _one_domain(_template("evaluate.json")),
-        "configs/inference.json": _one_domain(_template("inference.json")),
-    }
-    texts = {name: json.dumps(values, indent=4, ensure_ascii=False) + "\n" for name, values in files.items()}
+    texts = universal_configs()
     for name in names:
         own = folder.parent / f"{name}_segmentation" / "configs" / "domain.json"
         if own.is_file():  # a domain that was imported has no bundle of its own
             texts[f"{DOMAINS}/{name}.json"] = own.read_text(encoding="utf-8")
     return texts | _figures(folder)
+
+
+def universal_configs() -> dict[str, str]:
+    """The configurations that the template alone gives, whatever domains the bundle has, by their path within it."""
+    files = {
+        "configs/chain.json": _chain(_template("train.json")),
+        "configs/evaluate.json": _one_domain(_template("evaluate.json")),
+        "configs/inference.json": _one_domain(_template("inference.json")),
+    }
+    return {name: json.dumps(values, indent=4, ensure_ascii=False) + "\n" for name, values in files.items()}
 
 
 def universal_drift(folder: Path) -> list[str]:

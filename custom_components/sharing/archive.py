@@ -1,8 +1,8 @@
 """Zip files of bundles: written so that equal files give equal bytes, and read only where nothing in them is doubtful.
 
 All of an archive's table is judged before a byte of it is written to disk, and what is unpacked is held to the sizes that the
-table names. An archive that two unzip programs could read in two ways (names twice, overlapping entries, bytes before the
-first entry) is refused.
+table names. An archive that two unzip programs could read in two ways (names twice, overlapping entries, bytes that belong to
+no entry: programs that read from the front would find one there) is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ LOCAL_HEADER = struct.Struct("<6xHH4xIIIHH")
 """Flags, method, CRC, sizes packed and plain, lengths of name and extra field (APPNOTE 4.3.7)."""
 END, END_SIZE = b"PK\x05\x06", 18
 """What the end of the table begins with, and its bytes after that where there is no comment (APPNOTE 4.3.16)."""
+DESCRIPTOR = b"PK\x07\x08"
+"""What may head the CRC and sizes that follow an entry's data (APPNOTE 4.3.9)."""
+MAX_DESCRIPTOR = 24
 LATER = 0xFFFFFFFF
+ZIP64 = 0x0001
 UTF8 = 0x800
 ENCRYPTED = 0x1 | 0x40 | 0x2000
 OTHER_NAMES = {0x7075, 0x6375}  # Info-ZIP's second name of an entry, which some programs prefer
@@ -93,7 +97,7 @@ def read_archive(path: str | Path) -> Archive:
     Raises:
         InputError: it is no zip or damaged; a name is absolute, climbs out, is twice there or is another file's on some
             systems; an entry is a link, a device or encrypted, or packed by another method than deflate; its sizes are beyond
-            what a bundle has; entries overlap; or not everything lies in one folder.
+            what a bundle has; entries overlap or have bytes between them; or not everything lies in one folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -217,27 +221,55 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
 
 
 def _check_layout(archive: zipfile.ZipFile, path: Path) -> None:
-    """Ask that entries lie one after another from the first byte on, each headed as the table says, and nothing after it."""
+    """Ask that entries fill the file from the first byte to the table, each headed as the table says, and nothing after it."""
     assert archive.fp is not None
     archive.fp.seek(-len(END) - END_SIZE, 2)
     if archive.fp.read(len(END)) != END or archive.comment:
         raise InputError(f"{path}: has bytes after its table, in which some programs find another; get it again")
-    end = 0
-    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
-        if entry.header_offset < end or (end == 0 and entry.header_offset):
-            raise InputError(f"{path}: {entry.filename!r} lies over another entry, or bytes lie before the first; get it again")
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    heads = [*(entry.header_offset for entry in entries), archive.start_dir]
+    if heads[0]:
+        raise InputError(f"{path}: bytes lie before the first entry; get it again")
+    for entry, following in zip(entries, heads[1:], strict=True):
         with archive.open(entry):  # compares the name in the entry's head with the table's
             pass
         archive.fp.seek(entry.header_offset)
         flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack(archive.fp.read(LOCAL_HEADER.size))
-        own = (method, crc, packed, size)
-        # With flag 8 the sizes follow the data; with all bits set they are in the zip64 field.
-        agrees = flags & 0x8 or size == LATER or own == (entry.compress_type, entry.CRC, entry.compress_size, entry.file_size)
-        if (flags ^ entry.flag_bits) & 0x8 or not agrees:
+        size, packed = _sizes(size, packed, archive.fp.read(name + extra)[name:])
+        own, table = (crc, packed, size), (entry.CRC, entry.compress_size, entry.file_size)
+        # With flag 8 the sizes follow the data, and the head has zeros in their place.
+        agrees = own == table or (flags & 0x8 and all(said in (0, true) for said, true in zip(own, table, strict=True)))
+        if (flags ^ entry.flag_bits) & 0x8 or method != entry.compress_type or not agrees:
             raise InputError(f"{path}: {entry.filename!r} is headed otherwise than the table says; get it again")
         end = entry.header_offset + LOCAL_HEADER.size + name + extra + entry.compress_size
-    if end > archive.start_dir:
-        raise InputError(f"{path}: its last entry lies over its table; get it again")
+        if following < end:
+            raise InputError(f"{path}: {entry.filename!r} lies over another entry or over the table; get it again")
+        archive.fp.seek(end)
+        if archive.fp.read(min(following - end, MAX_DESCRIPTOR + 1)) not in (_descriptors(entry) if flags & 0x8 else {b""}):
+            raise InputError(f"{path}: bytes that belong to nothing lie after {entry.filename!r}; get it again")
+
+
+def _sizes(size: int, packed: int, extra: bytes) -> tuple[int, int]:
+    """Sizes of a head, from its zip64 field where it says that they are there (APPNOTE 4.5.3)."""
+    field = b""
+    while len(extra) >= 4:
+        number, length = struct.unpack("<HH", extra[:4])
+        if number == ZIP64:
+            field = extra[4 : 4 + length]
+            break
+        extra = extra[4 + length :]
+    if size == LATER:
+        size, field = struct.unpack("<Q", field[:8])[0], field[8:]
+    if packed == LATER:
+        packed = struct.unpack("<Q", field[:8])[0]
+    return size, packed
+
+
+def _descriptors(entry: zipfile.ZipInfo) -> set[bytes]:
+    """What may follow an entry whose head leaves CRC and sizes open: with a signature or without, sizes of 4 or 8 bytes."""
+    values = (entry.CRC, entry.compress_size, entry.file_size)
+    plain = {struct.pack("<IQQ", *values)} | ({struct.pack("<III", *values)} if max(values) <= LATER else set())
+    return plain | {DESCRIPTOR + data for data in plain}
 
 
 def _extract(archive: Archive, folder: Path) -> None:

@@ -73,6 +73,8 @@ def check_contents(folder: Path, manifest: Manifest, absent: frozenset[str] = fr
         version = contents.get(METADATA, {}).get("version") if isinstance(contents.get(METADATA), dict) else None
         if version != manifest.version:
             yield f"{folder / METADATA}: says version {version}, the manifest says {manifest.version}; get the bundle again"
+        # Whatever else is absent: torch.load unpickles it.
+        state = read_model_file(models / MODEL_FILE) if f"models/{MODEL_FILE}" in manifest.by_path.keys() - absent else None
         if weights & absent:
             return
         trunk = trunk_of(folder)
@@ -84,15 +86,14 @@ def check_contents(folder: Path, manifest: Manifest, absent: frozenset[str] = fr
         for path in sorted((folder / "configs" / "domains").glob("*.json")):
             if path.stem not in {domain.name for domain in manifest.domains}:
                 yield f"{path}: describes a domain that has no adapter; get the bundle again"
-        if f"models/{MODEL_FILE}" in manifest.by_path.keys() - absent:
-            yield from _compared(models / MODEL_FILE, network)
+        if state is not None:
+            yield from _compared(models / MODEL_FILE, state, network)
     except InputError as error:
         yield str(error)
 
 
-def _compared(path: Path, network: Mapping[str, torch.Tensor]) -> Iterator[str]:
+def _compared(path: Path, state: Mapping[str, torch.Tensor], network: Mapping[str, torch.Tensor]) -> Iterator[str]:
     """Whether ``model.pt`` holds the very bits of the safetensors."""
-    state = read_model_file(path)
     if state.keys() != network.keys():
         different = sorted(state.keys() ^ network.keys())
         yield f"{path}: has other parameters than the safetensors beside it ({', '.join(different[:3])}, …); get the bundle again"

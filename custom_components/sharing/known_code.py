@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import custom_components
-from custom_components.bundles import drift
 from custom_components.bundles.rendering import SLOT, TEMPLATE
 from custom_components.errors import InputError
 
-__all__ = ["foreign_code", "json_files"]
+__all__ = ["CONFIGS", "PROJECT", "foreign_code", "is_path", "json_files", "last_part"]
 
 PACKAGE = Path(custom_components.__file__).parent
 PROJECT = PACKAGE.parent
@@ -29,6 +28,8 @@ DATA = {".json", ".md", ".txt", ".png", ".safetensors", ".pt", ".yml", ".sig"}
 PLAIN = {"LICENSE"}
 LOGGING = "configs/logging.conf"
 SHOWN = 10
+SEPARATOR, MERGE = re.compile("#|::"), "+"
+"""In keys: MONAI takes ``a#b`` and ``a::b`` for ``b`` within ``a``, and adds to ``a`` at ``+a`` (ConfigParser, merge_kv)."""
 
 
 def foreign_code(folder: Path, files: Iterable[str]) -> list[str]:
@@ -39,7 +40,7 @@ def foreign_code(folder: Path, files: Iterable[str]) -> list[str]:
         files: those that are in it, by their path within.
     """
     files = sorted(files)
-    return [*_expressions(folder, files), *_modules(folder, files), *_values(folder)]
+    return [*_expressions(folder, files), *_modules(folder, files)]
 
 
 def json_files(folder: Path, files: Iterable[str]) -> dict[str, Any]:
@@ -51,12 +52,26 @@ def json_files(folder: Path, files: Iterable[str]) -> dict[str, Any]:
     return {name: _json(folder / name) for name in sorted(files) if name.endswith(".json")}
 
 
+def is_path(key: str) -> bool:
+    """Whether MONAI takes a key for a place elsewhere in the configuration."""
+    return key.startswith(MERGE) or SEPARATOR.search(key) is not None
+
+
+def last_part(key: str) -> str:
+    """The key that is set in the end: ``_target_`` of ``a::_target_``."""
+    return SEPARATOR.split(key)[-1].lstrip(MERGE)
+
+
 def _expressions(folder: Path, files: Sequence[str]) -> Iterator[str]:
-    known = _known()
+    known, keys = _known()
     for name in files:
         if not name.startswith(CONFIGS) or not name.endswith(".json"):
             continue
-        for place, text in _code(_json(folder / name)):
+        values = _json(folder / name)
+        for place, key, _ in _items(values):
+            if is_path(key) and not any(pattern.fullmatch(key) for pattern in keys):
+                yield f"{name}, {place[:160]}: the key {key[:160]!r} changes another part, and is none of this project's"
+        for place, text in _code(values):
             if not any(pattern.fullmatch(text) for pattern in known):
                 yield f"{name}, {place}: {text[:160]!r} is no expression of this project's template"
     for name in files:
@@ -87,48 +102,46 @@ def _modules(folder: Path, files: Sequence[str]) -> Iterator[str]:
             yield f"code that {what} (version {custom_components.__version__}): {', '.join(names[:SHOWN])}{rest}"
 
 
-def _values(folder: Path) -> Iterator[str]:
-    """Configurations of a domain's bundle that are not what its own sources and the template give, plain values included."""
-    if not (folder / "docs" / "facts.json").is_file():
-        return
-    try:
-        differing = [name for name in drift(folder) if name.startswith(CONFIGS)]
-    except InputError as error:
-        yield f"configurations cannot be made anew to compare them: {error}"
-        return
-    if differing:
-        yield f"differ from what this project's template gives: {', '.join(differing)}"
-
-
-def _known() -> list[re.Pattern[str]]:
+def _known() -> tuple[list[re.Pattern[str]], list[re.Pattern[str]]]:
+    """What this project's configurations evaluate, and their keys that are paths; a slot stands for a name."""
     found: set[str] = set()
+    keys: set[str] = set()
     for folder in (TEMPLATE / "configs", PROJECT / "bundles" / "universal_segmentation" / "configs"):
         for path in sorted(folder.rglob("*.json")):
-            found |= {text for _, text in _code(_json(path))}
+            values = _json(path)
+            found |= {text for _, text in _code(values)}
+            keys |= {key for _, key, _ in _items(values) if is_path(key)}
     # The universal bundle's own copies of the template's expressions are made by custom_components.bundles.universal.
     from custom_components.bundles.universal import DOMAIN, NETWORK
 
-    found |= {text for values in (DOMAIN, NETWORK) for _, text in _code(values)}
+    found |= {text for made in (DOMAIN, NETWORK) for _, text in _code(made)}
     found.add("$from custom_components.domain import NetworkShape")
-    return [re.compile(r"[A-Za-z0-9_.-]+".join(map(re.escape, SLOT.split(text)[::2]))) for text in sorted(found)]
+    return _patterns(found), _patterns(keys)
 
 
-def _code(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _patterns(texts: Iterable[str]) -> list[re.Pattern[str]]:
+    return [re.compile(r"[A-Za-z0-9_.-]+".join(map(re.escape, SLOT.split(text)[::2]))) for text in sorted(texts)]
+
+
+def _code(values: Any) -> Iterator[tuple[str, str]]:
     """Every text that MONAI would evaluate, call or follow, with its place."""
-    # Without recursion: what is looked at may be made to be deep.
-    waiting: list[tuple[str, Any]] = [(place, values)]
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                where = f"{place}#{key}" if place else str(key)
-                if key == "_target_" and isinstance(inner, str) and not inner.startswith(("$", "%")):
-                    yield where, inner
-                waiting.append((where, inner))
-        elif isinstance(value, list):
-            waiting += [(f"{place}#{index}", inner) for index, inner in enumerate(value)]
-        elif isinstance(value, str) and value.lstrip().startswith(("$", "%")):
+    for place, key, value in _items(values):
+        if isinstance(value, str) and (last_part(key) == "_target_" or value.lstrip().startswith(("$", "%"))):
             yield place, value
+
+
+def _items(values: Any) -> Iterator[tuple[str, str, Any]]:
+    """Everything within, with its place and the key it stands under ("" in a list)."""
+    # Without recursion: what is looked at may be made to be deep.
+    waiting: list[tuple[str, str, Any]] = [("", "", values)]
+    while waiting:
+        place, key, value = waiting.pop()
+        yield place, key, value
+        head = f"{place}#" if place else ""
+        if isinstance(value, dict):
+            waiting += [(f"{head}{name}", str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{head}{index}", "", inner) for index, inner in enumerate(value)]
 
 
 def _json(path: Path) -> Any:

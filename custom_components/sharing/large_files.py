@@ -5,6 +5,7 @@ MONAI's ``python -m monai.bundle download_large_files --bundle_path BUNDLE`` rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from custom_components.errors import InputError
 from custom_components.sharing.names import check_path
 
-__all__ = ["LARGE", "LARGE_FILES", "LargeFile", "large_files_text", "parse_large_files", "read_large_files"]
+__all__ = ["LARGE", "LARGE_FILES", "LargeFile", "check_may_be_large", "large_files_text", "parse_large_files", "read_large_files"]
 
 LARGE_FILES = "large_files.yml"
 LARGE = 25 * 1000 * 1000
 """Bytes; what the model zoo takes into its repository."""
 MAX_BYTES = 2**20
+WEIGHTS = re.compile(r"models/([A-Za-z0-9_.-]+\.safetensors|model\.pt)")
+"""What may be absent: were code or a configuration, nobody would have looked at it when it comes."""
 
 
 class LargeFile(BaseModel):
@@ -55,7 +58,8 @@ def parse_large_files(data: bytes, source: str = LARGE_FILES) -> dict[str, Large
     """The entries by path.
 
     Raises:
-        InputError: it is no YAML, has no list ``large_files``, or an entry is malformed, no SHA-256, or twice there.
+        InputError: it is no YAML, has no list ``large_files``, or an entry is malformed, no SHA-256, no weights,
+            or twice there.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"{source}: is larger than {MAX_BYTES} bytes, which no such list is")
@@ -70,8 +74,21 @@ def parse_large_files(data: bytes, source: str = LARGE_FILES) -> dict[str, Large
         entry = _entry(item, source)
         if entry.path in found:
             raise InputError(f"{source}: has {entry.path} twice")
+        check_may_be_large(entry.path, source)
         found[check_path(entry.path, source)] = entry
     return found
+
+
+def check_may_be_large(path: str, source: str) -> None:
+    """Ask that a file which may be absent be one of weights.
+
+    Raises:
+        InputError: it is another.
+    """
+    if WEIGHTS.fullmatch(path) is None:
+        raise InputError(
+            f"{source}: says that {path[:160]!r} is large and may be absent; only models/*.safetensors and models/model.pt may be"
+        )
 
 
 def large_files_text(entries: Iterable[LargeFile]) -> str:

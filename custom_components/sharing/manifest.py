@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from custom_components.errors import InputError
+from custom_components.sharing.large_files import check_may_be_large
 from custom_components.sharing.names import check_names, check_path
 from custom_components.strict_json import parse_json
 
@@ -50,7 +51,7 @@ class FileEntry(_Strict):
         path: within the bundle, with ``/``.
         size: bytes.
         sha256: of its bytes.
-        large: it may be absent, to be had from where ``large_files.yml`` says.
+        large: it may be absent, to be had from where ``large_files.yml`` says; weights only.
     """
 
     path: str
@@ -168,7 +169,7 @@ def parse_manifest(data: bytes, source: str = MANIFEST_FILE) -> Manifest:
 
     Raises:
         InputError: it is no JSON object or repeats a key, a field is unknown, missing or malformed, or a path is one that
-            a bundle may not hold or comes twice.
+            a bundle may not hold or comes twice, or a file that is no weights is said to be large.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"{source}: is larger than {MAX_BYTES} bytes, which no manifest is")
@@ -188,6 +189,9 @@ def parse_manifest(data: bytes, source: str = MANIFEST_FILE) -> Manifest:
         raise InputError(f"{source}: {_first(error)}; the file was changed, or another version wrote it") from None
     paths = [check_path(entry.path, source) for entry in manifest.files]
     check_names(paths, source)
+    for entry in manifest.files:
+        if entry.large:
+            check_may_be_large(entry.path, source)
     if listed := {MANIFEST_FILE, SIGNATURE_FILE} & {path.lower() for path in paths}:
         raise InputError(f"{source}: lists {listed.pop()}, which cannot be in it; the file was changed")
     names = [domain.name for domain in manifest.domains]

@@ -251,9 +251,14 @@ def _read(file: zipfile.ZipFile, archive: Archive, name: str) -> bytes:
 
 def _tensor(file: zipfile.ZipFile, archive: Archive, described: _Tensor) -> torch.Tensor:
     kind = TYPES[described.storage.kind]
-    data = _read(file, archive, f"data/{described.storage.file}")
-    if len(data) != described.storage.count * kind.itemsize:
-        raise _Refused(f"data/{described.storage.file[:60]} has another size than the pickle says")
+    name = f"data/{described.storage.file}"
+    stored = archive.files.get(name)
+    if stored is not None:  # judged before a byte is read: a small file could fill the memory
+        if stored.size != described.storage.count * kind.itemsize:
+            raise _Refused(f"{name[:60]} has another size than the pickle says")
+        if stored.entry.compress_type != zipfile.ZIP_STORED:
+            raise _Refused(f"{name[:60]} is compressed, which torch does not do")
+    data = _read(file, archive, name)
     if not data:
         return torch.empty(described.size, dtype=kind)
     whole = torch.frombuffer(bytearray(data), dtype=kind)

@@ -8,7 +8,6 @@ install and a README.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import tempfile
@@ -21,16 +20,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 import custom_components
+from custom_components.bundles.facts import UNKNOWN
 from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 from custom_components.inference.report import file_sha256
 from custom_components.sharing.archive import write_archive
+from custom_components.sharing.beside import README, REQUIREMENTS, readme_text, requirements_text
 from custom_components.sharing.contents import METADATA, domain_entries, trunk_of
 from custom_components.sharing.large_files import LARGE, LARGE_FILES, LargeFile, large_files_text, read_large_files
 from custom_components.sharing.manifest import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
-    DomainEntry,
     FileEntry,
     Licence,
     Manifest,
@@ -39,16 +39,17 @@ from custom_components.sharing.manifest import (
 from custom_components.sharing.verify import Verification, verify_folder
 from custom_components.weights.adapters import MODEL_FILE, TRUNK_FILE
 from custom_components.weights.bundle_files import list_adapters, models_of
+from custom_components.weights.notes import bundle_licence
 
 __all__ = ["Package", "package_bundle"]
 
 PROJECT = "u2net-monai"
 CODE_LICENCE = "Apache-2.0"
 ROOT = Path(custom_components.__file__).parents[1]
-README = Path(__file__).with_name("README.template.md")
-REQUIREMENTS, PROGRAM = "requirements.txt", "segment.py"
+PROGRAM = "segment.py"
+MADE = {README, REQUIREMENTS, PROGRAM, custom_components.__name__}
+"""What packaging puts beside a bundle; a file of this name in it stays at home."""
 CODE = {".py", ".json", ".cu", ".typed", ".md", ".txt", ".conf", ""}
-NOT_FOR_BUNDLES = {"nilearn"}  # the quickstart's brain
 BLOCK = 2**20
 
 
@@ -139,8 +140,9 @@ def _stage(bundle: Path, staged: Path, root: Path) -> None:
         target = staged / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    (staged / REQUIREMENTS).write_text(_requirements(root / REQUIREMENTS), encoding="utf-8")
-    (staged / "README.md").write_text(_readme(staged), encoding="utf-8")
+    (staged / REQUIREMENTS).write_text(requirements_text(root / REQUIREMENTS), encoding="utf-8")
+    readme = readme_text(staged.name, _object(staged / METADATA), domain_entries(staged), trunk_of(staged))
+    (staged / README).write_text(readme, encoding="utf-8")
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -198,7 +200,10 @@ def _manifest(bundle: Path, staged: Path, large: list[str], weights_licence: str
         FileEntry(path=name, size=path.stat().st_size, sha256=file_sha256(path), large=name in large)
         for name, path in names.items()
     )
-    commit, modified = _commit(root, [bundle, root / custom_components.__name__, root / "scripts" / PROGRAM, root / REQUIREMENTS])
+    own = [bundle / name for name in names if name.split("/")[0] not in MADE and (bundle / name).is_file()]
+    commit, modified = _commit(
+        root, own, [bundle, *(root / name for name in (custom_components.__name__, f"scripts/{PROGRAM}", REQUIREMENTS))]
+    )
     versions = {
         "monai": metadata.get("monai_version"),
         "torch": metadata.get("pytorch_version"),
@@ -231,56 +236,46 @@ def _manifest(bundle: Path, staged: Path, large: list[str], weights_licence: str
 def _weights_licence(bundle: Path) -> str:
     facts = bundle / "docs" / "facts.json"
     if facts.is_file():
-        return str(_object(facts).get("data", {}).get("licence"))
-    said = {adapter.header.licence for adapter in list_adapters(bundle)}
-    if len(said) == 1 and (licence := said.pop()):
+        said = {bundle_licence(bundle)}
+    else:
+        said = {adapter.header.licence for adapter in list_adapters(bundle)}
+    if len(said) == 1 and (licence := said.pop()) and licence != UNKNOWN:
         return licence
     raise InputError(f"{bundle}: does not say the licence of its weights; give it with --weights-licence, such as 'CC-BY-SA 4.0'")
 
 
-def _commit(root: Path, used: list[Path]) -> tuple[str | None, bool | None]:
-    """The checkout's commit, and whether what was used differs from it; None where there is no checkout."""
+def _commit(root: Path, own: list[Path], used: list[Path]) -> tuple[str | None, bool | None]:
+    """The checkout's commit, and whether what was used differs from it; None where there is no checkout.
+
+    Args:
+        root: of the checkout.
+        own: files of the bundle, all of which must be in the commit: git's status is silent on what it ignores or lies elsewhere.
+        used: files and folders.
+    """
+    root = root.resolve()
     inside = [str(path) for path in used if path.is_relative_to(root)]
     try:
         top = _git(root, "rev-parse", "--show-toplevel")
-        if Path(top).resolve() != root.resolve():  # some other project's
+        if Path(top).resolve() != root:  # some other project's
             return None, None
-        return _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain", "--", *inside))
+        commit, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *inside)
     except (OSError, subprocess.CalledProcessError):
         return None, None
+    return commit, bool(changed) or not _tracked(root, own)
+
+
+def _tracked(root: Path, files: list[Path]) -> bool:
+    if not all(path.is_relative_to(root) for path in files):
+        return False
+    try:
+        _git(root, "--literal-pathspecs", "ls-files", "--error-unmatch", "--", *map(str, files))
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _requirements(source: Path) -> str:
-    """The project's tested versions, without what bundles do not use."""
-    lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-    pins = [line for line in lines if line and not line.startswith("#") and line.split("==")[0] not in NOT_FOR_BUNDLES]
-    head = "# Versions that were tested together on Python 3.11. A torch build for your GPU can be installed first: it stays.\n"
-    return head + "\n".join(pins) + "\n"
-
-
-def _readme(staged: Path) -> str:
-    metadata, domains = _object(staged / METADATA), domain_entries(staged)
-    many = len(domains) > 1
-    slots = {
-        "title": str(metadata.get("name", staged.name)),
-        "description": str(metadata.get("description", "")),
-        "name": staged.name,
-        "version": str(metadata.get("version")),
-        "trunk": trunk_of(staged),
-        "domains": "\n".join(_row(domain) for domain in domains),
-        "domain_option": f" --domain {domains[0].name}" if many else "",
-        "domain_name": f" --domain_name {domains[0].name}" if many else "",
-        "domain_note": "\n`--domain` says which of the domains above; it can be given several times.\n" if many else "",
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], README.read_text(encoding="utf-8"))
-
-
-def _row(domain: DomainEntry) -> str:
-    return f"| `{domain.name}` | {domain.organ} | {domain.modality} | {', '.join(domain.classes)} |"
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.errors import InputError
+from custom_components.sharing.beside import foreign_texts
 from custom_components.sharing.contents import check_contents
 from custom_components.sharing.known_code import foreign_code
+from custom_components.sharing.known_values import foreign_values
 from custom_components.sharing.large_files import LARGE_FILES, read_large_files
 from custom_components.sharing.manifest import (
     MANIFEST_FILE,
@@ -44,7 +46,8 @@ class Verification:
         absent: large files that are not there, as was allowed.
         errors: one line each; none where the bundle is verified.
         notes: what a person should know, one line each.
-        code: what may run with the bundle and is not this project's, one line each; see `foreign_code`.
+        code: what may run with the bundle and is not this project's, one line each; see `foreign_code`,
+            `foreign_values`, `foreign_texts`.
     """
 
     bundle: str
@@ -125,7 +128,8 @@ def verify_folder(
     absent = frozenset(result.absent)
     result.errors += check_contents(folder, manifest, absent)
     if not result.errors:
-        result.code += foreign_code(folder, manifest.by_path.keys() - absent)
+        there = manifest.by_path.keys() - absent
+        result.code += [*foreign_code(folder, there), *foreign_values(folder, there), *foreign_texts(folder, there, manifest)]
     return result
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from custom_components.bundles.facts import UNKNOWN
 from custom_components.domain import Domain
 from custom_components.weights.files import WeightsError
 
@@ -59,7 +60,7 @@ def bundle_licence(bundle_dir: str | Path) -> str | None:
         return None
     data = _object(path).get("data")
     licence = data.get("licence") if isinstance(data, dict) else None
-    return licence if isinstance(licence, str) and licence else None
+    return licence if isinstance(licence, str) and licence.strip() and licence != UNKNOWN else None
 
 
 def _object(path: str | Path) -> dict[str, Any]:

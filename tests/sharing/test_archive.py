@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
 import struct
+import subprocess
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +144,17 @@ def headed_otherwise(path: Path) -> Path:
     return path
 
 
+def headed_shorter(path: Path, field: bytes) -> Path:
+    """A head whose sizes are elsewhere, in a field that names others, so that the data's end is an entry of its own."""
+    entry = info("bundle/a")
+    entry.extra = field
+    zipped(path, (entry, b"x" * 50 + hidden()))
+    data = bytearray(path.read_bytes())
+    data[18:26] = b"\xff" * 8
+    path.write_bytes(data)
+    return path
+
+
 def twice(path: Path) -> Path:
     with pytest.warns(UserWarning, match="Duplicate"):
         return zipped(path, ("bundle/a", b"1"), ("bundle/a", b"2"))
@@ -149,6 +164,38 @@ def with_bytes(path: Path, before: bytes = b"", after: bytes = b"") -> Path:
     zipped(path, ("bundle/a", b"1"))
     path.write_bytes(before + path.read_bytes() + after)
     return path
+
+
+def with_gap(path: Path, place: int, data: bytes, flags: int = 0) -> Path:
+    """Bytes put in before entry number ``place`` (2 is the table), and a table that points behind them."""
+    zipped(path, ("bundle/a", b"x" * 50), ("bundle/b", b"y" * 60))
+    with zipfile.ZipFile(path) as archive:
+        heads = [*(entry.header_offset for entry in archive.infolist()), archive.start_dir]
+    whole = bytearray(path.read_bytes())
+    table = heads[2]
+    for number in range(2):
+        record = table if number == 0 else whole.index(b"PK\x01\x02", table + 4)
+        whole[record + 8] |= flags if number == place - 1 else 0
+        whole[heads[number] + 6] |= flags if number == place - 1 else 0
+        if number >= place:
+            whole[record + 42 : record + 46] = struct.pack("<I", heads[number] + len(data))
+    whole[-6:-2] = struct.pack("<I", table + len(data))
+    whole[heads[place] : heads[place]] = data
+    path.write_bytes(whole)
+    return path
+
+
+def hidden(name: str = "bundle/evil.py") -> bytes:
+    """An entry that only a program which reads from the front finds."""
+    data = b"import os"
+    head = struct.pack("<4sHHHHHIIIHH", b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+    return head + name.encode() + data
+
+
+def described(size: str, signature: bytes = b"PK\x07\x08", change: int = 0) -> bytes:
+    """What follows the second entry of `with_gap`."""
+    data = b"y" * 60
+    return signature + struct.pack(f"<I2{size}", zlib.crc32(data) ^ change, len(data), len(data))
 
 
 def commented(path: Path) -> Path:
@@ -183,7 +230,16 @@ SPOILT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "longer than it says": (longer_than_said, "cannot be unpacked|damaged"),
     "a second name": (with_second_name, "second name"),
     "headed otherwise": (headed_otherwise, "headed otherwise"),
+    "headed by a field that is not there": (lambda p: headed_shorter(p, b""), "damaged"),
+    "headed otherwise in a field": (lambda p: headed_shorter(p, struct.pack("<HHQQ", 1, 16, 50, 50)), "headed otherwise"),
     "bytes before it": (lambda p: with_bytes(p, before=b"#!/bin/sh\n"), "before the first"),
+    "an entry between two": (lambda p: with_gap(p, 1, hidden()), "belong to nothing lie after 'bundle/a'"),
+    "an entry before the table": (lambda p: with_gap(p, 2, hidden()), "belong to nothing lie after 'bundle/b'"),
+    "an entry behind a descriptor": (lambda p: with_gap(p, 2, described("I") + hidden(), 8), "belong to nothing"),
+    "an entry in a descriptor's place": (lambda p: with_gap(p, 2, hidden(), 8), "belong to nothing"),
+    "a descriptor of something else": (lambda p: with_gap(p, 2, described("I", change=1), 8), "belong to nothing"),
+    "a descriptor that is not announced": (lambda p: with_gap(p, 2, described("I")), "belong to nothing"),
+    "no descriptor where one is announced": (lambda p: with_gap(p, 2, b"", 8), "belong to nothing"),
     "bytes after it": (lambda p: with_bytes(p, after=b"more"), "after its table"),
     "a comment": (commented, "after its table"),
     "two folders": (lambda p: zipped(p, ("one/a", b""), ("two/b", b"")), "one folder"),
@@ -229,6 +285,61 @@ def test_what_an_ordinary_zip_program_makes_is_read(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path, "bundle")
     with unpacked(tmp_path / "z.zip", tmp_path / "out") as folder:
         assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(CONTENT)
+
+
+@pytest.mark.parametrize(("size", "signature", "length"), [("I", 0, 12), ("I", 1, 16), ("Q", 0, 20), ("Q", 1, 24)])
+def test_sizes_that_follow_the_data_are_read(size: str, signature: int, length: int, tmp_path: Path) -> None:
+    data = described(size, b"PK\x07\x08" * signature)
+    assert len(data) == length
+    path = with_gap(tmp_path / "z.zip", 2, data, 8)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    with unpacked(path, tmp_path / "out") as folder:
+        assert (folder / "b").read_bytes() == b"y" * 60
+
+
+class Stream(io.RawIOBase):
+    """Python writes descriptors where it cannot go back to a head."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = open(path, "wb")  # noqa: SIM115  (closed below)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("large", [False, True])
+def test_what_python_writes_to_a_stream_is_read(method: int, large: bool, tmp_path: Path) -> None:
+    with Stream(tmp_path / "z.zip") as stream, zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in CONTENT.items():
+            with archive.open(zipfile.ZipInfo(f"bundle/{name}"), "w", force_zip64=large) as file:
+                file.write(data)
+    with zipfile.ZipFile(tmp_path / "z.zip") as found:
+        assert all(entry.flag_bits & 8 for entry in found.infolist())
+    with unpacked(tmp_path / "z.zip", tmp_path / "out") as folder:
+        assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == CONTENT
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="the program zip is not installed")
+@pytest.mark.parametrize("options", ["", "-0", "-X", "-fd", "-fz", "-D", "to a pipe"])
+def test_what_the_program_zip_makes_is_read(options: str, tmp_path: Path) -> None:
+    plain = {name: data for name, data in CONTENT.items() if name.isascii()}
+    files(tmp_path / "bundle", plain)
+    if options == "to a pipe":
+        data = subprocess.run(["zip", "-qr", "-", "bundle"], cwd=tmp_path, check=True, capture_output=True).stdout
+        (tmp_path / "z.zip").write_bytes(data)
+    else:
+        subprocess.run(["zip", "-qr", *options.split(), "z.zip", "bundle"], cwd=tmp_path, check=True)
+    with unpacked(tmp_path / "z.zip", tmp_path / "out") as folder:
+        assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == plain
 
 
 def test_a_damaged_byte_is_found(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def test_bytes_and_back() -> None:
         (encoded(files=[entry("a", size=True)]), "size"),
         (encoded(files=[entry("a", size="1")]), "size"),
         (encoded(files=[entry("a", large=1)]), "large"),
+        (encoded(files=[entry("custom_components/domain.py", large=True)]), "'custom_components/domain.py' is large"),
+        (encoded(files=[entry("models/more/a.safetensors", large=True)]), "is large and may be absent"),
+        (encoded(files=[entry("models/last.pt", large=True)]), "is large and may be absent"),
     ],
 )
 def test_what_is_not_in_order_is_refused(data: bytes, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import os
 import pickle
 import sys
 import zipfile
@@ -43,6 +44,13 @@ def test_what_torch_makes_of_a_module(tmp_path: Path) -> None:
     """An ordered mapping with a note of versions, and a number without axes."""
     network = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3), torch.nn.BatchNorm3d(3), torch.nn.Linear(300, 5))
     assert_as_torch_reads(saved(tmp_path / "model.pt", network.state_dict()))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 63, 64, 65, 1000, 300_000])
+def test_every_size(tmp_path: Path, count: int) -> None:
+    """torch pads between the files of its zip, and writes their sizes behind them."""
+    state = {"w": torch.arange(count, dtype=torch.float32), "b": torch.zeros(3), "c": torch.arange(count, dtype=torch.uint8)}
+    assert_as_torch_reads(saved(tmp_path / "model.pt", state))
 
 
 def test_views_shared_numbers_and_tensors_of_nothing(tmp_path: Path) -> None:
@@ -171,6 +179,42 @@ def test_the_same_pickle_by_hand_that_is_right(tmp_path: Path) -> None:
 def test_numbers_that_are_not_as_described(tmp_path: Path, file: str, data: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_model_file(rewritten(saved(tmp_path / "model.pt", {"w": torch.zeros(2)}), {file: data}))
+
+
+@pytest.mark.parametrize(
+    ("count", "method", "message"),
+    [
+        (5_000_000, zipfile.ZIP_DEFLATED, "another size"),
+        (5_000_000, zipfile.ZIP_STORED, "another size"),
+        (2, zipfile.ZIP_DEFLATED, "compressed"),
+    ],
+)
+def test_numbers_are_judged_before_they_are_read(
+    tmp_path: Path, count: int, method: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what the pickle names or compressed, they could fill the memory."""
+    path = saved(tmp_path / "model.pt", {"w": torch.zeros(2)})
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            if name.endswith("data/0"):
+                # Not so even that it would be refused as a bomb.
+                data = (os.urandom(1000) + bytes(99_000)) * (4 * count // 100_000) or bytes(8)
+                archive.writestr(name, data, compress_type=method)
+            else:
+                archive.writestr(name, data)
+    read: list[str] = []
+    whole = zipfile.ZipFile.read
+
+    def seen(self: zipfile.ZipFile, name: Any, *arguments: Any) -> bytes:
+        read.append(name.filename)
+        return whole(self, name, *arguments)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", seen)
+    with pytest.raises(InputError, match=message):
+        read_model_file(path)
+    assert read and not [name for name in read if "data/0" in name]
 
 
 def test_tensors_that_share_numbers_do_not_fill_the_memory(tmp_path: Path) -> None:

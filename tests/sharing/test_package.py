@@ -8,16 +8,19 @@ import http.server
 import json
 import re
 import shutil
+import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from monai.bundle import download, download_large_files, load
 from typer.testing import CliRunner
 
+from custom_components.bundles.facts import UNKNOWN
 from custom_components.errors import InputError
 from custom_components.sharing import package as module
 from custom_components.sharing.archive import unpacked
@@ -25,6 +28,7 @@ from custom_components.sharing.manifest import parse_manifest
 from custom_components.sharing.package import Package, package_bundle
 from custom_components.sharing.verify import verify_folder
 from custom_components.weights import load_network
+from custom_components.weights.notes import bundle_licence
 from scripts.package_bundle import app
 from tests.sharing.bundles import ROOT
 
@@ -161,9 +165,10 @@ def test_a_list_of_large_files_that_is_there_is_checked(copied: Path, tmp_path: 
     assert package_bundle(copied, out, weights_licence="x").manifest.by_path["models/model.pt"].large
     for spoilt, message in (
         (text.format("0" * 64), "another SHA-256"),
-        (text.format(sha).replace("model.pt\n  url", "gone.pt\n  url"), "missing"),
+        (text.format(sha).replace("model.pt\n  url", "gone.safetensors\n  url"), "missing"),
+        (text.format(sha).replace("models/model.pt\n", "segment.py\n"), "'segment.py' is large"),
         (text.format(sha).replace("sha256", "md5"), "hash_type"),
-        (text.format(sha).replace("models/", "../"), r"'\.\.'"),
+        (text.format(sha).replace("models/", "../"), "is large"),
         (text.format(sha).replace("https://", "file://"), "url"),
         ("large_files: 3", "one list"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -207,6 +212,47 @@ def test_the_licence_of_adapters_that_agree_is_taken(copied: Path, tmp_path: Pat
     save_bundle_weights(network, copied / "models", {"first": {"licence": "CC0-1.0"}})
     with pytest.raises(InputError, match="--weights-licence"):
         package_bundle(copied, tmp_path / "out")
+
+
+@pytest.mark.parametrize("data", [{"licence": UNKNOWN}, {"licence": None}, {"licence": 4}, {"licence": " "}, {}, "CC0-1.0"])
+def test_a_licence_that_the_facts_do_not_say_is_asked_for(copied: Path, tmp_path: Path, data: Any) -> None:
+    (copied / "docs" / "facts.json").write_text(json.dumps({"data": data}))
+    with pytest.raises(InputError, match="--weights-licence"):
+        package_bundle(copied, tmp_path / "out")
+    assert bundle_licence(copied) is None
+    assert package_bundle(copied, tmp_path / "out", weights_licence="CC0-1.0").manifest.licence.weights == "CC0-1.0"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_what_is_not_in_the_commit_counts_as_modified(universal: Path, tmp_path: Path) -> None:
+    """Files that git ignores, and a bundle that lies elsewhere, too: a commit says nothing of them."""
+    root = tmp_path / "project"
+    bundle = Path(shutil.copytree(universal, root / "bundles" / universal.name))
+    (root / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "segment.py", root / "scripts")
+    shutil.copy(ROOT / "requirements.txt", root)
+    (root / ".gitignore").write_text("*.local.json\n")
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+    def modified(folder: Path) -> bool | None:
+        made = package_bundle(folder, tmp_path / "out", weights_licence="CC0-1.0", root=root).manifest.provenance
+        assert made.commit == git("rev-parse", "HEAD")
+        return made.modified
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    assert modified(bundle) is False
+    (bundle / "configs" / "my.local.json").write_text("{}")
+    assert git("status", "--porcelain") == "" and modified(bundle) is True
+    (bundle / "configs" / "my.local.json").unlink()
+    assert modified(bundle) is False
+    assert modified(universal) is True  # not of this checkout
+    (bundle / "LICENSE").write_text("mine")
+    assert modified(bundle) is True
 
 
 def test_the_command_says_what_it_made(copied: Path, tmp_path: Path, runner: CliRunner) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from custom_components.sharing import known_values
 from custom_components.sharing.archive import write_archive
 from custom_components.sharing.package import Package, package_bundle
-from custom_components.sharing.signature import make_keys, read_private_key
+from custom_components.sharing.signature import key_id, make_keys, read_private_key, read_public_key
+from custom_components.sharing.trusted import check_trusted
 from custom_components.sharing.verify import verify_folder
 from custom_components.weights import read_tensors
 from custom_components.weights.files import write_tensors
@@ -204,9 +207,51 @@ def test_what_is_wrong_in_itself_is_refused_whatever_the_manifest_says(folder: P
     assert_refused(run(folder), message)
 
 
+def test_absent_weights_do_not_spare_the_others(folder: Path) -> None:
+    """The trunk is left out, as is allowed; a model.pt that is there is looked at all the same."""
+    manifest, name = folder / "manifest.json", "models/trunk.safetensors"
+    trunk = next(entry for entry in json.loads(manifest.read_text())["files"] if entry["path"] == name)
+    (folder / name).unlink()
+
+    def left_out(values: dict[str, Any]) -> None:
+        values["files"].append({**trunk, "large": True})
+
+    place = f"- path: {name}\n  url: https://example.org/trunk\n  hash_val: '{trunk['sha256']}'\n  hash_type: sha256\n"
+    (folder / "large_files.yml").write_text(f"large_files:\n{place}")
+    listed_anew(folder, left_out)
+    assert run(folder, "--allow-absent-large").exit_code == 0
+    torch.save(Evil(), folder / "models" / "model.pt")
+    listed_anew(folder, left_out)
+    assert_refused(run(folder, "--allow-absent-large"), "models/model.pt: refused, for it is no plain state dict")
+
+
+def test_only_weights_may_be_absent(folder: Path) -> None:
+    """Code that is not there could not be judged, and comes later."""
+    name = "custom_components/errors.py"
+    edited(folder / "manifest.json", lambda v: next(f for f in v["files"] if f["path"] == name).update(large=True))
+    (folder / name).unlink()
+    assert_refused(run(folder, "--allow-absent-large"), f"'{name}' is large and may be absent; only models/*.safetensors")
+
+
+class Evil:
+    """Unpickling it runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('it was run')",)
+
+
 def test_a_manifest_that_names_another_trunk_or_domain(folder: Path) -> None:
     listed_anew(folder, lambda values: values.update(trunk="0" * 64))
     assert_refused(run(folder), "the manifest says 0000")
+
+
+POPEN = "subprocess.Popen"
+"""A plain string: LoadImaged takes it for the class that reads images, and calls it with the image's name."""
+
+
+def copied(source: Path, target: Path) -> Path:
+    target.parent.mkdir(exist_ok=True)
+    return Path(shutil.copy(source, target))
 
 
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -225,6 +270,66 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "an expression in the metadata": (
         lambda f: edited(f / "configs/metadata.json", lambda c: c.update(task="$exit()")),
         "configs/metadata.json, task: '$exit()' is no expression",
+    ),
+    "a target under a path with colons": (
+        lambda f: edited(f / "configs/inference.json", lambda c: c.update({"more::_target_": "subprocess.Popen"})),
+        "configs/inference.json, more::_target_: 'subprocess.Popen' is no expression",
+    ),
+    "a target under a path": (
+        lambda f: edited(f / "configs/train.json", lambda c: c["loss"].update({"loss#_target_": "subprocess.Popen"})),
+        "loss#_target_: 'subprocess.Popen' is no expression",
+    ),
+    "a target that is added": (
+        lambda f: edited(f / "configs/train.json", lambda c: c.update({"+_target_": "subprocess.Popen"})),
+        "+_target_: 'subprocess.Popen' is no expression",
+    ),
+    "a path that changes another part": (
+        lambda f: edited(f / "configs/adapt.json", lambda c: c.update({"train#handlers#0#reader": "subprocess.Popen"})),
+        "the key 'train#handlers#0#reader' changes another part",
+    ),
+    "a path with colons": (
+        lambda f: edited(f / "configs/adapt.json", lambda c: c.update({"network_def::trunk": "x"})),
+        "the key 'network_def::trunk' changes another part",
+    ),
+    "an addition": (
+        lambda f: edited(f / "configs/adapt.json", lambda c: c.update({"+run": ["x"]})),
+        "the key '+run' changes another part",
+    ),
+    "another package to install": (
+        lambda f: (f / "requirements.txt").write_text((f / "requirements.txt").read_text() + "monai-fast==1.0\n"),
+        "requirements.txt: is not this project's",
+    ),
+    "another command in the README": (
+        lambda f: (f / "README.md").write_text((f / "README.md").read_text().replace("-r small_universal/", "-r evil/")),
+        "README.md: is not what this project writes",
+    ),
+    "a chapter in the metadata": (
+        lambda f: edited(f / "configs/metadata.json", lambda c: c.update(description="x\n\n## First\n    pip install x")),
+        "README.md: is not what this project writes",
+    ),
+    "a reader that is called": (
+        lambda f: edited(f / "configs/inference.json", lambda c: c["preprocessing"]["transforms"][0].update(reader=POPEN)),
+        "differ from what this project's universal_segmentation has: configs/inference.json",
+    ),
+    "a value of the project's own training": (
+        lambda f: edited(f / "configs/train.json", lambda c: c.update(resume=1)),
+        "differ from what this project's universal_segmentation has: configs/train.json",
+    ),
+    "a call where folders belong": (
+        lambda f: edited(f / "configs/train.json", lambda c: c.update(dataset_dirs={"_target_": "LoadImaged", "reader": POPEN})),
+        "differ from what this project's universal_segmentation has: configs/train.json",
+    ),
+    "a call in the metadata": (
+        lambda f: edited(f / "configs/metadata.json", lambda c: c.update(task={"_target_": "LoadImaged", "reader": POPEN})),
+        "configs/metadata.json: has keys that MONAI takes for more",
+    ),
+    "a configuration more": (
+        lambda f: edited(copied(f / "configs/inference.json", f / "configs/more.json"), lambda c: c.update(amp=False)),
+        "could not be compared, for this project has no such configurations: configs/more.json",
+    ),
+    "a configuration more in a folder": (
+        lambda f: edited(copied(f / "configs/inference.json", f / "configs/domains/more/more.json"), lambda c: c.update(a=0)),
+        "could not be compared, for this project has no such configurations: configs/domains/more/more.json",
     ),
     "logging": (lambda f: (f / "configs/logging.conf").write_text("[loggers]"), "configs/logging.conf: is not this project's"),
     "a YAML configuration": (lambda f: (f / "configs/more.yaml").write_text("a: 1"), "configs/more.yaml: is not this project's"),
@@ -258,6 +363,43 @@ def test_values_that_the_template_does_not_give_are_named(hippocampus_zip: Path,
     result = run(folder)
     assert result.exit_code == 0
     assert "note: differ from what this project's template gives: configs/inference.json" in result.stderr
+    assert_refused(run(folder, "--only-known-code"), "configs/inference.json")
+
+
+def test_values_that_cannot_be_compared_are_named(hippocampus_zip: Path, tmp_path: Path) -> None:
+    """Somebody leaves out what the configurations are made from, or adds one that the template does not have."""
+    assert run(hippocampus_zip, "--unpack", tmp_path).exit_code == 0
+    folder = tmp_path / "hippocampus_mri_segmentation"
+    edited(copied(folder / "configs/inference.json", folder / "configs/more.json"), lambda c: c.update(amp=False))
+    listed_anew(folder)
+    assert run(folder).exit_code == 0
+    assert_refused(run(folder, "--only-known-code"), "for this project has no such configurations: configs/more.json")
+    (folder / "configs/more.json").unlink()
+    (folder / "docs/facts.json").unlink()
+    edited(folder / "configs/inference.json", lambda c: c["preprocessing"]["transforms"][0].update(reader=POPEN))
+    listed_anew(folder)
+    result = run(folder)
+    assert result.exit_code == 0 and "note: values of configurations could not be compared: docs/facts.json" in result.stderr
+    assert_refused(run(folder, "--only-known-code"), "docs/facts.json, from which they are made, is not in the bundle")
+
+
+def test_which_domains_and_where_their_images_are_is_the_bundles_own(folder: Path) -> None:
+    names = {"first": "/data/one", "second": "$@dataset_dir + '/Task04_Hippocampus'"}
+    edited(folder / "configs/train.json", lambda c: c.update(domains=list(names), dataset_dirs=names, dataset_dir="/images"))
+    edited(folder / "configs/inference.json", lambda c: c.update(domain_name="first", dataset_dir="/data/one"))
+    listed_anew(folder)
+    result = run(folder, "--only-known-code")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_bundle_of_many_where_the_projects_own_is_not_at_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package alone is installed: what the template does not give could not be compared."""
+    monkeypatch.setattr(known_values, "PROJECT", folder.parent)
+    result = run(folder)
+    assert result.exit_code == 0
+    line = next(line for line in result.stderr.splitlines() if "could not be compared" in line)
+    assert "configs/train.json" in line and "inference.json" not in line
+    assert_refused(run(folder, "--only-known-code"), "could not be compared")
 
 
 def zipped(folder: Path, path: Path, base: str) -> Path:
@@ -303,6 +445,26 @@ def test_signatures(universal: Path, tmp_path: Path) -> None:
     assert_refused(run(folder, "--public-key", tmp_path / "own.pub.pem"), "a signature has 64")
     (folder / "manifest.json.sig").unlink()
     assert_refused(run(folder, "--public-key", tmp_path / "own.pub.pem"), "is not signed")
+
+
+def test_a_signature_beside_the_zip_is_unpacked_with_it(universal: Path, tmp_path: Path) -> None:
+    """So that segment.py --trusted-only --public-key finds it; another's in the zip gives way."""
+    private, public = make_keys(tmp_path / "own.pem")
+    other, _ = make_keys(tmp_path / "other.pem")
+    path = package_bundle(universal, tmp_path, weights_licence="x", sign=read_private_key(other)).path
+    with zipfile.ZipFile(path) as archive:
+        manifest = archive.read("small_universal/manifest.json")
+    signature = tmp_path / "own.sig"
+    signature.write_bytes(read_private_key(private).sign(manifest))
+    result = run(path, "--public-key", public, "--signature", signature, "--unpack", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "small_universal"
+    assert (folder / "manifest.json.sig").read_bytes() == signature.read_bytes()
+    assert run(folder, "--public-key", public).exit_code == 0
+    assert check_trusted(folder, ["first"], public)["signed_by"] == key_id(read_public_key(public))
+    signature.write_bytes(bytes(64))
+    assert_refused(run(path, "--public-key", public, "--signature", signature, "--unpack", tmp_path / "no"), "no signature of")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
