@@ -17,26 +17,6 @@ from custom_components.weights.bundle_files import check_bundle
 from tests.weights.bundles import PLAN, bundle_of, domain, randomised
 
 
-@pytest.fixture
-def bundles(tmp_path: Path) -> Path:
-    """``many`` with two domains, ``one`` with a single one, ``bare`` without weights."""
-    folder = tmp_path / "bundles"
-    bundle_of(folder / "many", domain("liver_ct"), domain("spleen_ct", classes=3))
-    single = bundle_of(folder / "one", domain("heart_mr"), seed=1) / "configs"
-    (single / "domains" / "heart_mr.json").rename(single / "domain.json")
-    (single / "domains").rmdir()
-    (folder / "bare" / "configs").mkdir(parents=True)
-    (folder / "bare" / "configs" / "domain.json").write_text(domain("kidney_ct").to_json())
-    for name in ("many", "one", "bare"):
-        (folder / name / "configs" / "inference.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def collection(bundles: Path, tmp_path: Path) -> Collection:
-    return Collection(bundles, tmp_path / "state")
-
-
 def trained(bundle: Bundle, name: str, folder: Path, seed: int = 5) -> Path:
     """A random adapter of a bundle's trunk, as a training writes it."""
     header, trunk = load_trunk(bundle.models / "trunk.safetensors")
@@ -83,6 +63,36 @@ def test_weights_that_do_not_fit_are_left_out_with_the_reason(collection: Collec
     assert [bundle.name for bundle in served] == ["one"]
     assert "liver_ct" in left_out["many"]
     assert before.names() == []
+
+
+def test_files_that_are_about_to_be_written_are_not_looked_at(collection: Collection) -> None:
+    """They go at any moment: a link to nowhere stands for one that has gone between the look at the folder and at the file."""
+    many, one = collection.split()[0]
+    for folder, name in (("models", ".x1.safetensors"), ("configs/domains", ".x1.json")):
+        (many.shipped / folder / name).symlink_to("nowhere")
+        (many.shipped / folder / name.replace("1", "2")).write_bytes(b"{half")
+    assert many.names() == ["liver_ct", "spleen_ct"] and one.names() == ["heart_mr"]
+    assert set(collection.descriptions()) == {"liver_ct", "spleen_ct", "heart_mr", "kidney_ct"}
+
+
+@pytest.mark.parametrize("name", ["models/kidney_ct.safetensors", "configs/domains/kidney_ct.json"])
+def test_a_file_that_goes_while_it_is_looked_at_is_an_input_error(collection: Collection, name: str) -> None:
+    bundle = collection.split()[0][0]
+    (bundle.shipped / name).symlink_to("nowhere")
+    with pytest.raises(InputError, match=f"{name}: cannot be read"):
+        bundle.domains()
+    assert bundle.names() == []
+    assert "many" in collection.split()[1]
+
+
+@pytest.mark.parametrize("text", ['{"description": "one", "description": "two"}', '["description"]', '{"version": NaN}', "{"])
+def test_metadata_that_could_be_read_in_two_ways_are_not_used(collection: Collection, text: str) -> None:
+    bundle = collection.split()[0][0]
+    path = bundle.shipped / "configs" / "metadata.json"
+    path.write_text('{"description": "what it does", "version": "1.2", "more": 3}')
+    assert bundle.metadata() == {"description": "what it does", "version": "1.2"}
+    path.write_text(text)
+    assert bundle.metadata() == {}
 
 
 def test_an_adapter_goes_into_a_copy(collection: Collection, tmp_path: Path) -> None:
