@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,35 @@ def test_what_was_trained_before_is_replaced_and_kept(collection: Collection, tm
     assert all(torch.equal(v, wanted[k]) for k, v in read_tensors(bundle.own / "models" / "kidney_ct.safetensors").items())
     (kept,) = (bundle.own / "models" / "removed").iterdir()
     assert all(torch.equal(v, read_tensors(first)[k]) for k, v in read_tensors(kept).items())
+
+
+def test_what_was_trained_before_is_served_until_the_new_one_is(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, at each of the files that are written."""
+    bundle = collection.split()[0][0]
+    first, second = (trained(bundle, "kidney_ct", tmp_path / f"run{seed}", seed) for seed in (5, 6))
+    place = take_in(bundle, first)
+    served, real = place.read_bytes(), os.fsync
+    for room in range(20):
+        left = [True] * room
+
+        def full(handle: int, left: list[bool] = left) -> None:
+            if not left:
+                raise OSError(28, "No space left on device")
+            left.pop()
+            real(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                take_in(bundle, second)
+                break
+            except InputError:
+                pass
+        assert bundle.names() == ["kidney_ct", "liver_ct", "spleen_ct"]
+        assert place.read_bytes() == served and check_bundle(bundle.own) == []
+    assert room > 2 and place.read_bytes() == second.read_bytes() and check_bundle(bundle.own) == []
 
 
 def test_what_was_shipped_is_not_replaced(collection: Collection, tmp_path: Path) -> None:
