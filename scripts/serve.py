@@ -25,6 +25,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.box import SIMPLE
@@ -65,6 +66,7 @@ def serve(
         remote = studies.startswith(("http://", "https://"))
         if not remote and Path(studies).exists() and not Path(studies).is_dir():
             raise InputError(f"{studies}: is no folder; give the folder that the images are in")
+        others = [_checked_origin(one) for one in origin or []]
         names = _print_bundles(bundles_dir, state_dir, bundle or [])
         if list_only:
             return
@@ -84,14 +86,17 @@ def serve(
     command += ["--studies", studies if remote else str(Path(studies).expanduser().resolve())]
     command += ["--host", host, "--port", str(port)]
     command += ["--uvicorn_app", "custom_components.label_app.server:app"]
-    own = [f"{scheme}://{name}:{port}" for name in dict.fromkeys([host, "127.0.0.1", "localhost"])]
+    own = [f"{scheme}://{_in_address(name)}:{port}" for name in dict.fromkeys([host, "127.0.0.1", "localhost"])]
     conf: dict[str, object] = {"bundles_dir": bundles_dir.resolve(), "state_dir": state_dir.resolve(), "models": ",".join(names)}
-    conf["origins"] = ",".join(own + (origin or []))
+    conf["origins"] = ",".join(own + others)
+    if _is_loopback(host):  # else other machines call it by names that are not known here
+        named = [str(urlsplit(one).hostname) for one in others]  # a proxy may pass its own name on
+        conf["hosts"] = ",".join(dict.fromkeys([host, "127.0.0.1", "localhost", "::1", *named]))
     for key, value in conf.items():
         command += ["--conf", key, str(value)]
     for option, file in (("--ssl_keyfile", ssl_keyfile), ("--ssl_certfile", ssl_certfile)):
         command += [option, str(file.resolve())] if file else []
-    console.print(f"Server: {scheme}://{host}:{port} (3D Slicer's module MONAI Label wants this address)")
+    console.print(f"Server: {scheme}://{_in_address(host)}:{port} (3D Slicer's module MONAI Label wants this address)")
     os.execve(sys.executable, command, _environment())
 
 
@@ -137,6 +142,21 @@ def _app_folder(state_dir: Path) -> Path:
     with atomic_path(home / "main.py") as path:
         path.write_text((APP / "main.py").read_text(encoding="utf-8"), encoding="utf-8")
     return home
+
+
+def _checked_origin(text: str) -> str:
+    """As browsers write it, without a slash at its end."""
+    from custom_components.label_app.callers import parse_origin
+
+    if parse_origin(text) is None:
+        raise InputError(
+            f"--origin {text}: is no web page's origin; give scheme, name and port, such as http://ohif.example:3000"
+        )
+    return text.rstrip("/")
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ class LabelApp(MONAILabelApp):
                 del self._infers[name]
             for name, domain in models.items():
                 if name not in self._infers:
-                    self._infers[name] = SegmentTask(bundle, domain)
+                    with suppress(InputError):  # it went again since: no model
+                        self._infers[name] = SegmentTask(bundle, domain)
 
     def _models(self, bundle: Bundle) -> dict[str, str | None]:
         """Name of each model of a bundle to its domain; None for the one whose domain is an option."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
-from custom_components.weights.adapters import TRUNK_FILE
+from custom_components.strict_json import parse_json
+from custom_components.weights.adapters import TRUNK_FILE, adapter_paths
 from custom_components.weights.bundle_files import list_adapters
 
 __all__ = ["Bundle", "Collection"]
@@ -70,8 +70,10 @@ class Bundle:
     def metadata(self) -> dict[str, str]:
         """``description`` and ``version`` of its metadata; empty where it has none."""
         try:
-            values = json.loads((self.folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+            values = parse_json((self.folder / "configs" / "metadata.json").read_bytes())
         except (OSError, ValueError):
+            return {}
+        if not isinstance(values, dict):
             return {}
         return {key: str(values[key]) for key in ("description", "version") if key in values}
 
@@ -130,7 +132,7 @@ class Collection:
         for name in self._found():
             configs = self.folder / name / "configs"
             for path in [configs / "domain.json", *sorted((configs / "domains").glob("*.json"))]:
-                if path.is_file():
+                if path.is_file() and not path.name.startswith("."):  # hidden: about to be written
                     domain = Domain.from_file(path)
                     found.setdefault(domain.name, domain)
         return found
@@ -142,8 +144,12 @@ class Collection:
 def _domains(bundle: Path) -> dict[str, Domain]:
     if not (trunk := bundle / "models" / TRUNK_FILE).is_file():
         raise InputError(f"{trunk}: no such file, so the bundle has no trained weights; train it, its docs/README.md says how")
-    files = sorted([*(bundle / "models").glob("*.safetensors"), *(bundle / "configs").glob("**/*.json")])
-    return dict(_checked(bundle, tuple((file, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)))
+    texts = sorted(path for path in (bundle / "configs").glob("**/*.json") if not path.name.startswith("."))
+    try:
+        stats = [(file, file.stat()) for file in (trunk, *adapter_paths(bundle / "models"), *texts)]
+        return dict(_checked(bundle, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)))
+    except OSError as error:  # it went while it was looked at
+        raise InputError(f"{error.filename or bundle}: cannot be read ({error.strerror}); try again") from None
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,9 @@ class SegmentTask(InferTask):
     Args:
         bundle: whose network; files that change are read again at the next request.
         domain: the one domain that this model has; None offers all of the bundle's, those included that are added later.
+
+    Raises:
+        InputError: the domain cannot be used.
     """
 
     def __init__(self, bundle: Bundle, domain: str | None = None) -> None:
@@ -42,8 +45,11 @@ class SegmentTask(InferTask):
         self._segmenters: dict[tuple[str, str], tuple[tuple[Any, ...], Segmenter]] = {}
         self._lock = threading.Lock()  # MONAI_LABEL_INFER_CONCURRENCY can make requests overlap
         metadata = bundle.metadata()
-        labels = dict(bundle.domains()[domain].labels) if domain is not None else {}
-        labels.pop("background", None)
+        labels: dict[str, int] = {}
+        if domain is not None:
+            if (described := bundle.domains().get(domain)) is None:
+                raise InputError(f"{bundle.name}: has no domain '{domain}'; it has {', '.join(bundle.names()) or 'none'}")
+            labels = {label: value for label, value in described.labels.items() if label != "background"}
         description = metadata.get("description", bundle.name)
         if domain is None:
             description += ". Choose the domain in the options; the labels that it has come with each result"
@@ -119,7 +125,11 @@ class SegmentTask(InferTask):
     def _segmenter(self, domain: str, device: str) -> Segmenter:
         """As loaded before, if the files have not changed since."""
         files = [self.bundle.models / TRUNK_FILE, adapter_path(self.bundle.models, domain)]
-        state = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) if f.is_file() else str(f) for f in files)
+        try:
+            stats = [file.stat() for file in files]
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); try again") from None
+        state = tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in zip(files, stats, strict=True))
         kept = self._segmenters.get((domain, device))
         if kept is None or kept[0] != state:
             kept = (state, Segmenter.from_bundle(self.bundle.folder, device, domain=domain))

@@ -10,7 +10,7 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.label_app.collection import Bundle
 from custom_components.weights.adapters import TRUNK_FILE, adapter_path, adapter_paths, load_adapter, load_trunk
-from custom_components.weights.bundle_changes import import_adapter, remove_adapter
+from custom_components.weights.bundle_changes import replace_adapter
 from custom_components.weights.bundle_files import description_path
 from custom_components.weights.files import read_header
 from custom_components.weights.headers import TrunkHeader, parse_header
@@ -37,7 +37,8 @@ def check_name(bundle: Bundle, name: str) -> None:
 def take_in(bundle: Bundle, adapter: Path) -> Path:
     """Add a trained adapter to the server's copy of a bundle; one of the same name that was added before is replaced.
 
-    Files of other domains and the trunk's are not written. What is replaced stays in the copy's ``models/removed``.
+    Files of other domains and the trunk's are not written. What is replaced stays in the copy's ``models/removed``, and is
+    served until the new one is in its place: also after an error, and after a process that was killed.
 
     Args:
         bundle: the copy is made if it is not there yet.
@@ -47,15 +48,13 @@ def take_in(bundle: Bundle, adapter: Path) -> Path:
         The adapter's place in the copy.
 
     Raises:
-        InputError: the bundle was shipped with this domain, or see `custom_components.weights.bundle_changes.import_adapter`.
+        InputError: the bundle was shipped with this domain, or see `custom_components.weights.bundle_changes.replace_adapter`.
     """
     name = adapter.stem
     check_name(bundle, name)
     load_adapter(adapter, load_trunk(bundle.models / TRUNK_FILE)[0])  # what does not fit is refused before anything is made
     _make(bundle)
-    if adapter_path(bundle.own / "models", name).is_file():
-        remove_adapter(bundle.own, name)
-    return import_adapter(adapter, bundle.own)
+    return replace_adapter(adapter, bundle.own)
 
 
 def differs_from_shipped(bundle: Bundle) -> bool:

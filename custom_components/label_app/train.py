@@ -14,6 +14,7 @@ from monai.bundle import run as run_bundle
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from custom_components.data.writing import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError, input_error_behind
 from custom_components.label_app.collection import Bundle, Collection
@@ -97,7 +98,8 @@ class AdapterTrainTask(TrainTask):
         chosen = [identity, trunk, options["start_from"], numbers["steps_per_epoch"], numbers["learning_rate"]]
         run = self._runs / f"{domain.name}_{hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]}"
         run.mkdir(parents=True, exist_ok=True)
-        (run / "domain.json").write_text(domain.to_json(), encoding="utf-8")
+        with atomic_path(run / "domain.json") as path:
+            path.write_text(domain.to_json(), encoding="utf-8")
         shutil.rmtree(run / "data", ignore_errors=True)
         data.rename(run / "data")
         began = time.perf_counter()
@@ -187,7 +189,8 @@ class AdapterTrainTask(TrainTask):
             "best_metric": summary["mean"]["dice"]["mean"] or 0.0,
             "best_metric_is": "mean Dice of the validation cases at the last validation",
         }
-        (self._runs / SCORES).write_text(json.dumps(stats, indent=1), encoding="utf-8")
+        with atomic_path(self._runs / SCORES) as path:
+            path.write_text(json.dumps(stats, indent=1), encoding="utf-8")
         return stats
 
 

@@ -1,4 +1,4 @@
-"""Adapters that leave a bundle or enter it: export, import and removal, each of them whole or not at all.
+"""Adapters that leave a bundle or enter it: export, import, replacement and removal, each of them whole or not at all.
 
 Files change one after another, so a process that is killed can stop in between. The order is such that the adapters and
 their trunk are a network at every moment, and that ``model.pt``, the last, is either the old one or the new one; doing the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from custom_components.weights.adapters import (
     load_trunk,
 )
 from custom_components.weights.bundle_files import (
+    Adapter,
     check_bundle,
     describe_header,
     description_path,
@@ -43,7 +44,7 @@ from custom_components.weights.states import check_state
 if TYPE_CHECKING:
     from custom_components.networks import U2Net
 
-__all__ = ["export_adapter", "import_adapter", "remove_adapter"]
+__all__ = ["export_adapter", "import_adapter", "remove_adapter", "replace_adapter"]
 
 
 def export_adapter(
@@ -111,27 +112,42 @@ def import_adapter(file: str | Path, bundle_dir: str | Path, description: str | 
     file, bundle, models = Path(file), Path(bundle_dir), models_of(bundle_dir)
     _must_hold_many(bundle)
     with _locked(models):
-        header, tensors = load_adapter(file, load_trunk(models / TRUNK_FILE)[0])
-        given = Domain.from_file(description) if description is not None else header.domain_description(file)
-        if given is None:
-            raise WeightsError(f"{file}: has no description in it; give the domain.json of its domain as well")
-        check_agrees(file, header, given)
-        header = with_notes(header, AdapterNotes(description=given), file)
+        header, tensors, given = _read(file, models, description)
         target, text = adapter_path(models, given.name), description_path(bundle, given.name)
         _must_be_new(target, text, header, given)
-        network = load_network(models)
-        if given.name not in network.domains:
-            try:
-                network.add_domain(given.name, given.network)
-            except ValueError as error:
-                raise WeightsError(f"{file}: does not fit the bundle ({error})") from None
-        check_state(network.adapter_state(given.name), tensors, str(file))
-        network.load_state_dict(tensors, strict=False)
-        # Left in reverse: the adapter first, which alone changes no other domain, and model.pt last.
-        with ExitStack() as places:
-            write_tensors(places.enter_context(atomic_path(models / MODEL_FILE)), network.state_dict())
-            places.enter_context(atomic_path(text)).write_text(given.to_json() + "\n", encoding="utf-8")
-            write_tensors(places.enter_context(atomic_path(target)), tensors, header.to_json())
+        _put(bundle, file, header, tensors, given)
+    return target
+
+
+def replace_adapter(file: str | Path, bundle_dir: str | Path) -> Path:
+    """Add an adapter to a bundle of many domains, in place of one of the same name if there is one.
+
+    The adapter is there at every moment, the earlier or the new one, and so is its description; where that differs too, it is
+    in the header alone for the moment in between. What is replaced stays in ``models/removed``. A replacement that was
+    stopped is completed by doing it again.
+
+    Args:
+        file: an adapter trained with the bundle's trunk, with a description in it.
+        bundle_dir: with a folder ``configs/domains``.
+
+    Returns:
+        The adapter's place in the bundle.
+
+    Raises:
+        InputError: the new file is none that `import_adapter` takes, the earlier one is damaged, or a file cannot be written;
+            the bundle then has the earlier one.
+    """
+    file, bundle, models = Path(file), Path(bundle_dir), models_of(bundle_dir)
+    _must_hold_many(bundle)
+    with _locked(models):
+        header, tensors, given = _read(file, models)
+        target = adapter_path(models, given.name)
+        if target.exists() and not _holds(target, header):
+            earlier, weights = take_adapter(bundle, given.name)
+            copy = _keep_copy(bundle, earlier, weights)
+            if earlier.header.description is None:  # for the moment when its text is gone and the new file not yet there
+                write_tensors(target, weights, describe_header(copy).to_json())
+        _put(bundle, file, header, tensors, given)
     return target
 
 
@@ -154,11 +170,7 @@ def remove_adapter(bundle_dir: str | Path, name: str) -> Path:
         else:
             adapter, tensors = take_adapter(bundle, name)
             rest = _without(load_network(models), name, models)
-            header = with_notes(adapter.header, AdapterNotes(description=adapter.domain), adapter.path)
-            copy = models / "removed" / adapter.path.name
-            if copy.exists() and not _holds(copy, header):
-                copy = copy.with_name(f"{name}_{header.sha256[:12]}.safetensors")
-            write_tensors(copy, tensors, header.to_json())
+            copy = _keep_copy(bundle, adapter, tensors)
         with atomic_path(models / MODEL_FILE) as whole:
             write_tensors(whole, rest)
             for gone in (adapter_path(models, name), description_path(bundle, name)):
@@ -166,6 +178,51 @@ def remove_adapter(bundle_dir: str | Path, name: str) -> Path:
                     gone.unlink(missing_ok=True)
                 except OSError as error:
                     raise WeightsError(f"{gone}: cannot be removed ({error.strerror}); see to its folder's permissions") from None
+    return copy
+
+
+def _read(
+    file: Path, models: Path, description: str | Path | None = None
+) -> tuple[AdapterHeader, dict[str, torch.Tensor], Domain]:
+    """An adapter for the trunk in ``models`` and its description, which its header then has too."""
+    header, tensors = load_adapter(file, load_trunk(models / TRUNK_FILE)[0])
+    given = Domain.from_file(description) if description is not None else header.domain_description(file)
+    if given is None:
+        raise WeightsError(f"{file}: has no description in it; give the domain.json of its domain as well")
+    check_agrees(file, header, given)
+    return with_notes(header, AdapterNotes(description=given), file), tensors, given
+
+
+def _put(bundle: Path, file: Path, header: AdapterHeader, tensors: Mapping[str, torch.Tensor], given: Domain) -> None:
+    """Write an adapter, its description and a new ``model.pt``, in this order; nothing where it does not fit the others."""
+    models = models_of(bundle)
+    target, text = adapter_path(models, given.name), description_path(bundle, given.name)
+    network = load_network(models)
+    if given.name in network.domains:  # what is replaced, or what an import that was stopped has left
+        del network.domains[given.name], network.shapes[given.name]
+    try:
+        network.add_domain(given.name, given.network)
+    except ValueError as error:
+        raise WeightsError(f"{file}: does not fit the bundle ({error})") from None
+    check_state(network.adapter_state(given.name), tensors, str(file))
+    network.load_state_dict(dict(tensors), strict=False)
+    # Left in reverse: the adapter first, which alone changes no other domain, and model.pt last.
+    with ExitStack() as places:
+        write_tensors(places.enter_context(atomic_path(models / MODEL_FILE)), network.state_dict())
+        places.enter_context(atomic_path(text)).write_text(given.to_json() + "\n", encoding="utf-8")
+        write_tensors(places.enter_context(atomic_path(target)), tensors, header.to_json())
+        if text.exists() and find_domain(bundle, given.name) != given:
+            # Of the adapter that is replaced, and may not fit the new one. Until the new text is there, headers say what it does.
+            text.unlink()
+
+
+def _keep_copy(bundle: Path, adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Write an adapter of the bundle into ``models/removed``, with its description in it."""
+    header = with_notes(adapter.header, AdapterNotes(description=adapter.domain), adapter.path)
+    copy = models_of(bundle) / "removed" / adapter.path.name
+    if copy.exists() and not _holds(copy, header):
+        copy = copy.with_name(f"{header.domain}_{header.sha256[:12]}.safetensors")
+    write_tensors(copy, tensors, header.to_json())
     return copy
 
 

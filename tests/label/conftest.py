@@ -15,10 +15,12 @@ import torch
 
 from custom_components.domain import Domain
 from custom_components.inference import Segmenter, bundle_domain, bundle_domains
+from custom_components.label_app.collection import Collection
 from custom_components.networks import U2Net
 from custom_components.weights import save_bundle_weights
 from tests.label.servers import Server
 from tests.phantoms import affine_of, domain_like, hippocampus_like, save_nifti
+from tests.weights import bundles as tiny
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if (path / "configs" / "inference.json").is_file())
@@ -44,6 +46,26 @@ def start(label_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
             return stack.enter_context(Server.of_script(log, arguments, environment))
 
         yield started
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    """``many`` with two domains, ``one`` with a single one, ``bare`` without weights."""
+    folder = tmp_path / "bundles"
+    tiny.bundle_of(folder / "many", tiny.domain("liver_ct"), tiny.domain("spleen_ct", classes=3))
+    single = tiny.bundle_of(folder / "one", tiny.domain("heart_mr"), seed=1) / "configs"
+    (single / "domains" / "heart_mr.json").rename(single / "domain.json")
+    (single / "domains").rmdir()
+    (folder / "bare" / "configs").mkdir(parents=True)
+    (folder / "bare" / "configs" / "domain.json").write_text(tiny.domain("kidney_ct").to_json())
+    for name in ("many", "one", "bare"):
+        (folder / name / "configs" / "inference.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def collection(bundles: Path, tmp_path: Path) -> Collection:
+    return Collection(bundles, tmp_path / "state")
 
 
 def small_copy(bundle: str, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,6 @@ from custom_components.networks import U2Net
 from custom_components.weights import load_network, load_trunk, read_tensors, save_bundle_weights
 from custom_components.weights.bundle_files import check_bundle
 from tests.weights.bundles import PLAN, bundle_of, domain, randomised
-
-
-@pytest.fixture
-def bundles(tmp_path: Path) -> Path:
-    """``many`` with two domains, ``one`` with a single one, ``bare`` without weights."""
-    folder = tmp_path / "bundles"
-    bundle_of(folder / "many", domain("liver_ct"), domain("spleen_ct", classes=3))
-    single = bundle_of(folder / "one", domain("heart_mr"), seed=1) / "configs"
-    (single / "domains" / "heart_mr.json").rename(single / "domain.json")
-    (single / "domains").rmdir()
-    (folder / "bare" / "configs").mkdir(parents=True)
-    (folder / "bare" / "configs" / "domain.json").write_text(domain("kidney_ct").to_json())
-    for name in ("many", "one", "bare"):
-        (folder / name / "configs" / "inference.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def collection(bundles: Path, tmp_path: Path) -> Collection:
-    return Collection(bundles, tmp_path / "state")
 
 
 def trained(bundle: Bundle, name: str, folder: Path, seed: int = 5) -> Path:
@@ -85,6 +66,36 @@ def test_weights_that_do_not_fit_are_left_out_with_the_reason(collection: Collec
     assert before.names() == []
 
 
+def test_files_that_are_about_to_be_written_are_not_looked_at(collection: Collection) -> None:
+    """They go at any moment: a link to nowhere stands for one that has gone between the look at the folder and at the file."""
+    many, one = collection.split()[0]
+    for folder, name in (("models", ".x1.safetensors"), ("configs/domains", ".x1.json")):
+        (many.shipped / folder / name).symlink_to("nowhere")
+        (many.shipped / folder / name.replace("1", "2")).write_bytes(b"{half")
+    assert many.names() == ["liver_ct", "spleen_ct"] and one.names() == ["heart_mr"]
+    assert set(collection.descriptions()) == {"liver_ct", "spleen_ct", "heart_mr", "kidney_ct"}
+
+
+@pytest.mark.parametrize("name", ["models/kidney_ct.safetensors", "configs/domains/kidney_ct.json"])
+def test_a_file_that_goes_while_it_is_looked_at_is_an_input_error(collection: Collection, name: str) -> None:
+    bundle = collection.split()[0][0]
+    (bundle.shipped / name).symlink_to("nowhere")
+    with pytest.raises(InputError, match=f"{name}: cannot be read"):
+        bundle.domains()
+    assert bundle.names() == []
+    assert "many" in collection.split()[1]
+
+
+@pytest.mark.parametrize("text", ['{"description": "one", "description": "two"}', '["description"]', '{"version": NaN}', "{"])
+def test_metadata_that_could_be_read_in_two_ways_are_not_used(collection: Collection, text: str) -> None:
+    bundle = collection.split()[0][0]
+    path = bundle.shipped / "configs" / "metadata.json"
+    path.write_text('{"description": "what it does", "version": "1.2", "more": 3}')
+    assert bundle.metadata() == {"description": "what it does", "version": "1.2"}
+    path.write_text(text)
+    assert bundle.metadata() == {}
+
+
 def test_an_adapter_goes_into_a_copy(collection: Collection, tmp_path: Path) -> None:
     bundle = collection.split()[0][0]
     shipped = contents(bundle.shipped)
@@ -119,6 +130,35 @@ def test_what_was_trained_before_is_replaced_and_kept(collection: Collection, tm
     assert all(torch.equal(v, wanted[k]) for k, v in read_tensors(bundle.own / "models" / "kidney_ct.safetensors").items())
     (kept,) = (bundle.own / "models" / "removed").iterdir()
     assert all(torch.equal(v, read_tensors(first)[k]) for k, v in read_tensors(kept).items())
+
+
+def test_what_was_trained_before_is_served_until_the_new_one_is(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, at each of the files that are written."""
+    bundle = collection.split()[0][0]
+    first, second = (trained(bundle, "kidney_ct", tmp_path / f"run{seed}", seed) for seed in (5, 6))
+    place = take_in(bundle, first)
+    served, real = place.read_bytes(), os.fsync
+    for room in range(20):
+        left = [True] * room
+
+        def full(handle: int, left: list[bool] = left) -> None:
+            if not left:
+                raise OSError(28, "No space left on device")
+            left.pop()
+            real(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                take_in(bundle, second)
+                break
+            except InputError:
+                pass
+        assert bundle.names() == ["kidney_ct", "liver_ct", "spleen_ct"]
+        assert place.read_bytes() == served and check_bundle(bundle.own) == []
+    assert room > 2 and place.read_bytes() == second.read_bytes() and check_bundle(bundle.own) == []
 
 
 def test_what_was_shipped_is_not_replaced(collection: Collection, tmp_path: Path) -> None:

@@ -210,6 +210,36 @@ def test_an_open_door_is_warned_of(
     assert command[command.index("--host") + 1] == host
 
 
+@pytest.mark.parametrize(
+    ("host", "origins", "hosts"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000,http://localhost:8000", "127.0.0.1,localhost,::1"),
+        ("::1", "http://[::1]:8000,http://127.0.0.1:8000,http://localhost:8000", "::1,127.0.0.1,localhost"),
+        ("0.0.0.0", "http://0.0.0.0:8000,http://127.0.0.1:8000,http://localhost:8000", None),
+    ],
+)
+def test_the_server_knows_its_names_and_who_is_let_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, origins: str, hosts: str | None
+) -> None:
+    module, called = _module(), []
+    monkeypatch.setattr(module, "_check_installed", lambda: None)
+    monkeypatch.setattr(module.os, "execve", lambda *call: called.append(call))
+    arguments = ["--studies", str(tmp_path / "studies"), "--state-dir", str(tmp_path / "state"), "--host", host]
+    result = CliRunner().invoke(module.app, [*arguments, "--origin", "https://ohif.example:3000/"])
+    assert result.exit_code == 0, result.output
+    ((_, command, _),) = called
+    conf = {command[i + 1]: command[i + 2] for i, part in enumerate(command) if part == "--conf"}
+    assert conf["origins"] == f"{origins},https://ohif.example:3000"
+    assert conf.get("hosts") == (hosts and f"{hosts},ohif.example")
+
+
+@pytest.mark.parametrize("origin", ["*", "ohif.example:3000", "http://ohif.example/viewer"])
+def test_an_origin_that_is_none_is_an_error(tmp_path: Path, origin: str) -> None:
+    result = serve("--studies", tmp_path / "studies", "--state-dir", tmp_path / "state", "--origin", origin, "--list")
+    assert result.exit_code == 1
+    assert f"Error: --origin {origin}: is no web page's origin" in result.stderr
+
+
 def test_without_monai_label_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import importlib.util
 

@@ -15,7 +15,7 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks import U2Net, fingerprint
 from custom_components.weights import WeightsError, load_network, load_state, save_bundle_weights
-from custom_components.weights.bundle_changes import export_adapter, import_adapter, remove_adapter
+from custom_components.weights.bundle_changes import export_adapter, import_adapter, remove_adapter, replace_adapter
 from custom_components.weights.bundle_files import check_bundle, find_domain, list_adapters
 from tests.weights.bundles import bundle_of, domain
 
@@ -195,7 +195,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, call: str, number: int, action: Callab
     with monkeypatch.context() as patch:
         patch.setattr(os, call, deadly)
         if call == "replace":
-            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            patch.setattr(Path, "unlink", lambda path, **_: None if path.name.startswith(".") else os.unlink(path))
         try:
             action()
         except Killed:
@@ -245,6 +245,100 @@ def test_a_removal_that_is_killed_is_completed_by_the_next(bundle: Path, tmp_pat
             assert check_bundle(folder) == [] and set(load_network(folder / "models").domains) == {"heart_mri"}
             assert (folder / "models" / "removed" / "liver_ct.safetensors").is_file()
     assert len(states) > 2
+
+
+@pytest.fixture(params=["same description", "another shape", "earlier one undescribed"])
+def later(request: pytest.FixtureRequest, bundle: Path, shared: Path, tmp_path: Path) -> Path:
+    """The bundle has the knee already, and this is the file that shall replace it; weights differ, and the shape may."""
+    import_adapter(shared, bundle)
+    described = domain("knee_mri", 1, 4) if request.param == "another shape" else KNEE
+    if request.param == "earlier one undescribed":
+        network = load_network(bundle / "models")
+        (bundle / "models" / "knee_mri.safetensors").unlink()
+        save_bundle_weights(network, bundle / "models")
+    network = load_network(bundle / "models", HEART)
+    torch.manual_seed(11)
+    network.add_domain("knee_mri", described.network)
+    save_bundle_weights(network, tmp_path / "later", {"knee_mri": {"description": described}})
+    return tmp_path / "later" / "knee_mri.safetensors"
+
+
+def test_a_replacement_is_in_the_earlier_ones_place(bundle: Path, later: Path) -> None:
+    before, earlier = files(bundle), load_file(bundle / "models" / "knee_mri.safetensors")
+    target = replace_adapter(later, bundle)
+    assert fingerprint(load_file(bundle / "models" / "removed" / "knee_mri.safetensors")) == fingerprint(earlier)
+    assert target == bundle / "models" / "knee_mri.safetensors" and target.read_bytes() == later.read_bytes()
+    assert check_bundle(bundle) == [] and weights(bundle)
+    changed = {name for name, data in files(bundle).items() if before.get(name) != data}
+    own = {"models/knee_mri.safetensors", "models/removed/knee_mri.safetensors", "models/model.pt"}
+    assert own <= changed <= own | {"configs/domains/knee_mri.json"}
+    now = files(bundle)
+    replace_adapter(later, bundle)  # the same again
+    assert files(bundle) == now
+    remove_adapter(bundle, "knee_mri")
+    replace_adapter(later, bundle)  # and where there is none
+    assert {name: data for name, data in files(bundle).items() if "removed" not in name} == {
+        name: data for name, data in now.items() if "removed" not in name
+    }
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
+def test_a_replacement_that_is_killed_leaves_the_earlier_or_the_later(
+    bundle: Path, later: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    then, now = (fingerprint(load_file(path)) for path in (bundle / "models" / "knee_mri.safetensors", later))
+    other, x = load_network(bundle / "models"), torch.randn(1, 1, 4, 8, 8)
+    whole = (bundle / "models" / "model.pt").read_bytes()
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / f"{call}{number}"
+        subprocess.run(["cp", "-r", bundle, folder], check=True)
+        if not kill(monkeypatch, call, number, lambda folder=folder: replace_adapter(later, folder)):
+            break
+        knee = {adapter.header.domain: adapter for adapter in list_adapters(folder)}["knee_mri"]
+        assert knee.header.sha256 in (then, now) and knee.domain is not None
+        network = load_network(folder / "models")
+        with torch.inference_mode():
+            assert torch.equal(network(x, "heart_mri"), other(x, "heart_mri"))
+        assert (folder / "models" / "model.pt").read_bytes() == whole or check_bundle(folder) == []
+        if knee.header.sha256 == now:
+            (copy,) = (path for path in (folder / "models" / "removed").iterdir() if path.name[0] != ".")
+            assert fingerprint(load_file(copy)) == then
+        replace_adapter(later, folder)
+        assert check_bundle(folder) == [] and fingerprint(load_file(folder / "models" / "knee_mri.safetensors")) == now
+    assert number > 2 or call == "unlink"
+
+
+def test_a_replacement_that_cannot_be_changes_nothing(
+    bundle: Path, later: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: data for name, data in files(bundle).items() if name != "models/knee_mri.safetensors"}
+    knee = fingerprint(load_file(bundle / "models" / "knee_mri.safetensors"))
+
+    def unchanged() -> None:
+        now = files(bundle)
+        assert fingerprint(load_file(bundle / "models" / "knee_mri.safetensors")) == knee
+        assert {name: now[name] for name in before} == before
+
+    stranger = bundle_of(tmp_path / "stranger", KNEE, seed=1, notes={KNEE.name: {"description": KNEE}})
+    with pytest.raises(WeightsError, match="was trained with trunk"):
+        replace_adapter(stranger / "models" / "knee_mri.safetensors", bundle)
+    unchanged()
+    real, seen = os.fsync, []
+
+    def full(*arguments: int) -> None:
+        seen.append(arguments)
+        if len(seen) > 2:
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="cannot be written"):
+            replace_adapter(later, bundle)
+    assert len(seen) == 3 and not list(bundle.rglob(".*"))
+    unchanged()
 
 
 def test_two_at_a_time_are_refused(bundle: Path, shared: Path) -> None:
