@@ -100,7 +100,7 @@ def onnx_packages() -> tuple[Any, Any]:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"ONNX: the package {error.name} is missing; pip install 'u2net-monai[onnx]'") from None
+        raise InputError(f"ONNX: the package {error.name} is missing; pip install onnx onnxruntime onnxscript") from None
     return onnx, onnxruntime
 
 

@@ -76,7 +76,7 @@ def _onnx(network: nn.Module, domain: Domain, description: ExportDescription) ->
     try:
         import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
     except ImportError:
-        raise InputError("export as ONNX: the package onnxscript is missing; pip install 'u2net-monai[onnx]'") from None
+        raise InputError("export as ONNX: the package onnxscript is missing; pip install onnx onnxruntime onnxscript") from None
     from torch.export import Dim
 
     factors = divisors(domain.strides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.exports import export_network, load_exported
 from custom_components.exports import writing as writing_module
+from custom_components.exports.reading import onnx_packages
 from custom_components.inference import Segmenter
 from custom_components.networks import U2Net
 from custom_components.weights import load_network
@@ -200,3 +202,11 @@ def test_bad_arguments_are_named_and_nothing_is_written(repository: Path, bundle
         assert result.exit_code == 1 and words in " ".join(result.output.split()), result.output
         assert len(result.output.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("absent", ["onnx", "onnxruntime"])
+def test_packages_that_are_missing_are_named_as_a_registry_has_them(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This project's name is not ours there: whoever takes it could have anybody install anything."""
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(InputError, match=f"{absent} is missing; pip install onnx onnxruntime onnxscript$"):
+        onnx_packages()
