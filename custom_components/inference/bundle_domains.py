@@ -19,7 +19,8 @@ def bundle_domains(bundle_dir: str | Path) -> dict[str, Path]:
     bundle = Path(bundle_dir)
     if not bundle.is_dir():
         raise InputError(f"{bundle}: is no folder; give a bundle's, such as bundles/universal_segmentation")
-    many = sorted((bundle / "configs" / "domains").glob("*.json"))
+    # Hidden files are those that a killed process was about to write.
+    many = sorted(path for path in (bundle / "configs" / "domains").glob("*.json") if not path.name.startswith("."))
     if many:
         return {path.stem: path for path in many}
     one = bundle / "configs" / "domain.json"

@@ -396,8 +396,9 @@ def test_the_command(bundle: Path, shared: Path, tmp_path: Path) -> None:
     knee = next(line for line in done.stdout.splitlines() if "knee_mri" in line)
     count = sum(t.numel() for t in load_file(shared).values())
     trunk = load_network(bundle / "models").trunk_fingerprint()[:12]
-    for cell in ("knee", "MR", "class1, class2", f"{count:,}", "KiB", trunk, "CC0"):
-        assert cell in knee
+    assert trunk in done.stdout.splitlines()[0]
+    assert knee.split()[:5] == ["knee_mri", "MR", "2", f"{count:,}", f"{shared.stat().st_size / 1024:,.0f}"]
+    assert knee.split()[5:] == ["KiB", "CC0"]
     done = run("remove", bundle, "knee_mri", stdin="n\n")
     assert done.returncode == 1 and (bundle / "models" / "knee_mri.safetensors").is_file()
     done = run("remove", bundle, "knee_mri", "--yes")
