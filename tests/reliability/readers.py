@@ -406,7 +406,8 @@ def _manifests(folder: Path) -> Iterable[Path]:
             {"name": f"{organ}_ct", "adapter": "0" * 64, "organ": organ, "modality": "CT", "classes": [organ, "tumour"]}
             for organ in (["liver"] if name == "one" else ["liver", "spleen"])
         ]
-        files = [{"path": f"configs/{k}.json", "size": k, "sha256": f"{k}" * 64, "large": k == 2} for k in range(4)]
+        paths = ("configs/0.json", "configs/1.json", "models/trunk.safetensors", "models/liver_ct.safetensors")
+        files = [{"path": p, "size": k, "sha256": f"{k}" * 64, "large": k == 2} for k, p in enumerate(paths)]
         values = {
             "format": 1,
             "kind": "u2net bundle",
@@ -465,7 +466,7 @@ def _zipped_models(folder: Path) -> Iterable[Path]:
 def _large_files(folder: Path) -> Iterable[Path]:
     folder.mkdir(parents=True)
     entries = [
-        LargeFile(path=f"models/{name}.pt", url=f"https://example.org/{name}.pt", hash_val="a" * 64, hash_type="sha256")
+        LargeFile(path=f"models/{name}.safetensors", url=f"https://example.org/{name}", hash_val="a" * 64, hash_type="sha256")
         for name in ("a", "b")
     ]
     (folder / "large_files.yml").write_text(large_files_text(entries))
