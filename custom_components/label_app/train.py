@@ -21,6 +21,7 @@ from custom_components.label_app.collection import Bundle, Collection
 from custom_components.label_app.corrected import corrected_cases, write_dataset
 from custom_components.label_app.own_copy import check_name, take_in
 from custom_components.weights.adapters import TRUNK_FILE, adapter_path, load_trunk
+from custom_components.weights.on_trunk import RANDOM
 
 __all__ = ["AdapterTrainTask"]
 
@@ -131,10 +132,10 @@ class AdapterTrainTask(TrainTask):
         name = save_as or (f"{source}_trained" if shipped else source)
         return Domain.from_dict({**domain.model_dump(mode="json"), "name": name}, f"save_as '{name}'")
 
-    def _start(self, choice: str, source: str, name: str) -> Path | None:
-        """File or folder of the adapters to start from."""
+    def _start(self, choice: str, source: str, name: str) -> Path | str:
+        """File or folder of the adapters to start from, or the word for none."""
         if choice == STARTS[2]:
-            return None
+            return RANDOM
         if choice == STARTS[1]:
             return self.bundle.models
         if choice != STARTS[0]:
@@ -145,7 +146,7 @@ class AdapterTrainTask(TrainTask):
         logger.info("domain '%s' has no adapter yet: starts from the %s", source, STARTS[1])
         return self.bundle.models
 
-    def _train(self, domain: Domain, run: Path, start: Path | None, device: str, numbers: dict[str, Any]) -> None:
+    def _train(self, domain: Domain, run: Path, start: Path | str, device: str, numbers: dict[str, Any]) -> None:
         configs = self._configs()
         more: dict[str, Any] = {"loss#weights": list(SUPERVISION[: len(domain.kernel_sizes)])}
         try:
@@ -156,7 +157,7 @@ class AdapterTrainTask(TrainTask):
                 dataset_dirs={domain.name: str(run / "data")},
                 folds=str(run / "data" / "folds.json"),
                 trunk=str(self.bundle.models / TRUNK_FILE),
-                warm_start=str(start) if start is not None else None,
+                warm_start=str(start),
                 ckpt_dir=str(run / "models"),
                 output_dir=str(run / "out"),
                 device=device,

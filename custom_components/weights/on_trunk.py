@@ -23,8 +23,8 @@ __all__ = ["network_on_trunk"]
 logger = logging.getLogger(__name__)
 
 STEM = "stem.conv.weight"
-MEAN = "mean"
-"""Of the adapters beside the trunk."""
+MEAN, RANDOM = "mean", "random"
+"""Words for ``warm_start``: the mean of the adapters beside the trunk, and none (MONAI's ``run`` drops overrides of None)."""
 
 
 def network_on_trunk(
@@ -45,7 +45,8 @@ def network_on_trunk(
         adapter: this domain's file, trained with this trunk; None starts a new adapter.
         warm_start: start the new adapter from other domains instead of from random values: the adapter file of one
             domain of this trunk, or a folder with several, whose mean is taken; `MEAN` takes those beside the trunk, if there
-            are any and ``adapter`` is None. See `fitted` for what fits; what does not stays random, and the log says so.
+            are any and ``adapter`` is None; `RANDOM` is the same as None. See `fitted` for what fits; what does not stays
+            random, and the log says so.
         freeze: exclude the trunk from training, so that the domains that exist stay as they are.
 
     Returns:
@@ -55,7 +56,9 @@ def network_on_trunk(
         WeightsError: a file is absent, damaged or changed, the adapter is another trunk's (both fingerprints are named),
             another architecture's or another domain's, or the domain does not fit the trunk.
     """
-    if warm_start == MEAN:
+    if warm_start == RANDOM:
+        warm_start = None
+    elif warm_start == MEAN:
         warm_start = None if adapter is not None else _beside(Path(trunk), domain.name)
     if adapter is not None and warm_start is not None:
         raise WeightsError(f"{warm_start}: warm_start is for a new adapter, but {adapter} is given as well; give one of them")

@@ -12,6 +12,7 @@ import pytest
 from custom_components.errors import InputError
 from custom_components.label_app.collection import Collection
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("label_server")
 
 
@@ -79,3 +80,26 @@ def test_a_description_for_the_training_is_whole_or_absent(collection: Collectio
         task({"domain": "liver_ct"}, None)
     (run,) = task._runs.glob("liver_ct_trained_*")
     assert list(run.iterdir()) == []
+
+
+def test_what_a_training_starts_from_reaches_its_configuration(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MONAI drops overrides that are None, and the configuration's own default is not to start from random values."""
+    from monai.bundle.scripts import update_kwargs
+
+    from custom_components.label_app import train
+
+    bundle = collection.split()[0][0]
+    task = train.AdapterTrainTask(bundle, collection)
+    configs = ROOT / "bundles" / "universal_segmentation" / "configs"
+    monkeypatch.setattr(task, "_configs", lambda: configs)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(train, "run_bundle", lambda **values: given.update(values))
+    numbers = {"max_epochs": 1, "steps_per_epoch": 1, "learning_rate": 0.1}
+    own = bundle.models / "liver_ct.safetensors"
+    for choice, expected in zip(train.STARTS, (own, bundle.models, "random"), strict=True):
+        start = task._start(choice, "liver_ct", "liver_ct_trained")
+        task._train(bundle.domains()["liver_ct"], tmp_path, start, "cpu", numbers)
+        adapt = json.loads((configs / "adapt.json").read_text())
+        assert update_kwargs(adapt, **given)["warm_start"] == str(expected)

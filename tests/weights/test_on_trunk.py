@@ -112,7 +112,7 @@ def test_mean_takes_what_lies_beside_the_trunk(models: Path, tmp_path: Path, cap
     alone = own(network_on_trunk(lonely / "trunk.safetensors", HEART, warm_start="mean"), "heart_mri")
     assert "'heart_mri' starts from random values" in caplog.text
     torch.manual_seed(0)
-    random = own(network_on_trunk(trunk, HEART), "heart_mri")
+    random = own(network_on_trunk(trunk, HEART, warm_start="random"), "heart_mri")  # though others lie beside it
     assert all(torch.equal(alone[key], random[key]) for key in random)
     given = own(network_on_trunk(trunk, HEART, adapter=models / "heart_mri.safetensors", warm_start="mean"), "heart_mri")
     plain = own(network_on_trunk(trunk, HEART, adapter=models / "heart_mri.safetensors"), "heart_mri")
