@@ -181,7 +181,7 @@ def _portable(command: list[str], folders: Folders) -> str:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    from custom_components.data import atomic_path
+    from custom_components.atomic import atomic_path
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

@@ -110,7 +110,7 @@ def _fold(
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     """What an earlier call left is used, or gone on with, only if it was asked for in the same words."""
-    from custom_components.data import atomic_path
+    from custom_components.atomic import atomic_path
 
     path = folder / "settings.json"
     if path.is_file():

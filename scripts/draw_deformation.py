@@ -16,7 +16,7 @@ import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.errors import InputError
 from custom_components.kernels.boundary import BOUNDARY_MODES
 from custom_components.transforms import (

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from custom_components.data import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError, input_error_behind
 from custom_components.training import METRICS, score_picture, write_scores

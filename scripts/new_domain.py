@@ -196,8 +196,8 @@ def _table(plan: Plan) -> Table:
 
 def _write(target: Path, plan: Plan, facts: DatasetFacts, dataset: Dataset, reports: list[CaseReport], picture: bool) -> None:
     """The whole bundle under a temporary folder, then one rename: it is there whole or not at all."""
+    from custom_components.atomic import atomic_path
     from custom_components.bundles import write_bundle
-    from custom_components.data import atomic_path
     from custom_components.planning import plan_markdown
 
     try:

@@ -42,7 +42,7 @@ def prove(
     output_file: Annotated[Path | None, typer.Option(help="JSON with fingerprints, hashes of all outputs, verdict.")] = None,
 ) -> None:
     try:
-        from custom_components.data import atomic_path
+        from custom_components.atomic import atomic_path
         from custom_components.training.facts import run_facts
         from custom_components.weights.proof import prove_unchanged
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from custom_components.data import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.experiments.results_figure import draw_results

@@ -233,7 +233,7 @@ def _write_report(
     outcomes: list[Outcome],
     trusted: dict[str, Any] | None,
 ) -> None:
-    from custom_components.data import atomic_path
+    from custom_components.atomic import atomic_path
     from custom_components.inference.report import versions, weights_sha256
 
     names = [segmenter.domain.name for segmenter in segmenters]

@@ -136,7 +136,7 @@ def _check_installed() -> None:
 
 def _app_folder(state_dir: Path) -> Path:
     """MONAI Label writes its log and empty folders into the app's folder: so it gets one of its own."""
-    from custom_components.data.writing import atomic_path
+    from custom_components.atomic import atomic_path
 
     home = state_dir.resolve() / "app"
     with atomic_path(home / "main.py") as path:

@@ -56,7 +56,7 @@ def verify_bundle(
     ] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was found as JSON.")] = None,
 ) -> None:
-    from custom_components.data import atomic_path
+    from custom_components.atomic import atomic_path
     from custom_components.inference import check_output_dir
     from custom_components.sharing.verify import Verification, verify_folder
 

@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from custom_components.atomic import atomic_path
 from custom_components.bundles.rendering import SLOT, TEMPLATE
 from custom_components.bundles.results import BEGIN, END, metrics, of_many
-from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 
 __all__ = ["refresh_universal", "universal_configs", "universal_drift", "universal_files"]

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from custom_components.atomic import atomic_path
 from custom_components.bundles.facts import Facts
 from custom_components.bundles.rendering import compact_json, generated_files
-from custom_components.data.writing import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 

@@ -15,10 +15,10 @@ import cc3d
 import nibabel as nib
 import numpy as np
 
+from custom_components.atomic import atomic_path
 from custom_components.data.checking import spacing_of
 from custom_components.data.datalist import Case, Dataset
 from custom_components.data.reading import read_image, read_label
-from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 
 __all__ = ["PERCENTILES", "CaseReport", "Row", "Slice", "describe_case", "describe_cases", "summarise", "write_csv"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from custom_components.atomic import atomic_path
 from custom_components.data.datalist import Dataset
 from custom_components.data.exploration import CaseReport, Slice
-from custom_components.data.writing import atomic_path
 
 __all__ = ["draw_dataset"]
 

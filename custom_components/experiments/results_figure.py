@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from custom_components.data import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.experiments.setups import SETUPS
 
 __all__ = ["draw_results"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.exports.checking import Agreement, check_agreement

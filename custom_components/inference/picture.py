@@ -17,7 +17,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import, and segmenting needs no picture
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from custom_components.atomic import atomic_path
 from custom_components.data import image_name, read_image, read_label
-from custom_components.data.writing import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference.segmenter import Segmentation

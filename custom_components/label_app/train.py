@@ -14,7 +14,7 @@ from monai.bundle import run as run_bundle
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError, input_error_behind
 from custom_components.label_app.collection import Bundle, Collection

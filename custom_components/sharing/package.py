@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 import custom_components
+from custom_components.atomic import atomic_path
 from custom_components.bundles.facts import UNKNOWN
-from custom_components.data.writing import atomic_path
 from custom_components.errors import InputError
 from custom_components.inference.report import file_sha256
 from custom_components.sharing.archive import write_archive

@@ -16,7 +16,7 @@ from monai.engines.workflow import Workflow
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks import U2Net

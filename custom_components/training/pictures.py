@@ -17,7 +17,7 @@ from monai.data.utils import affine_to_spacing
 from monai.engines.workflow import Workflow
 from PIL import Image
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

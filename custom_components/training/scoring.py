@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.engines.workflow import Workflow
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.training.facts import run_facts
 from custom_components.training.metrics import METRICS, score_case, summarise
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from custom_components.data.writing import atomic_path
+from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.weights.adapters import (
     MODEL_FILE,

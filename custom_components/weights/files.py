@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as encode_safetensors
 
+from custom_components.atomic import atomic_path
 from custom_components.errors import InputError
 from custom_components.strict_json import parse_json
 
@@ -159,26 +158,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         WeightsError: the folder cannot be made or written.
     """
     path = Path(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private, weights need not be
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except InputError as error:
+        raise WeightsError(str(error)) from None
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise WeightsError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from None
-
-
-def _umask() -> int:
-    value = os.umask(0o022)
-    os.umask(value)
-    return value
 
 
 def _must_be_file(path: Path) -> None:

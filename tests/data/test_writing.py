@@ -12,7 +12,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from custom_components.data import AtomicNiftiWriter, atomic_path, read_image, read_label
+from custom_components.atomic import atomic_path
+from custom_components.data import AtomicNiftiWriter, read_image, read_label
 from custom_components.errors import InputError
 from tests.phantoms import affine_of, hippocampus_like
 
