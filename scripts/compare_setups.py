@@ -48,12 +48,15 @@ def compare_setups(
     runs_dir: Annotated[Path, typer.Option(help="Folders of the runs.")] = Path("runs/setups"),
     results_dir: Annotated[Path, typer.Option(help="Results, one JSON per run.")] = Path("docs/results"),
     bundle: Annotated[Path, typer.Option(help="The universal bundle.")] = BUNDLE,
+    only: Annotated[
+        str, typer.Option(help="Names of some of these runs, to spread them over processes; one must find what it needs.")
+    ] = "",
     option: Annotated[list[str] | None, typer.Option(help="More for every training: --option '--lr 0.002'.")] = None,
 ) -> None:
     try:
         domains = _domains(bundle, data_dir)
-        chosen = [name.strip() for name in setups.split(",") if name.strip()]
-        runs = planned_runs(bundle, runs_dir, list(domains), chosen, Budget(epochs, steps))
+        chosen = _names(setups)
+        runs = _some_of(planned_runs(bundle, runs_dir, list(domains), chosen, Budget(epochs, steps)), _names(only))
         extra = split_options(option or [])
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
@@ -88,6 +91,17 @@ def _domains(bundle: Path, data_dir: Path) -> dict[str, str]:
     if missing := [folder for folder in folders.values() if not (data_dir / folder / "dataset.json").is_file()]:
         raise InputError(f"{data_dir}: has no {missing[0]} with a dataset.json; download the data set, or give another folder")
     return folders
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _some_of(runs: list[Run], names: list[str]) -> list[Run]:
+    """The runs of these names, in their order; all of them where there are no names."""
+    if unknown := sorted(set(names) - {run.name for run in runs}):
+        raise InputError(f"--only {unknown[0]}: the set-ups have no such run; they have {', '.join(run.name for run in runs)}")
+    return [run for run in runs if not names or run.name in names]
 
 
 def _do(
