@@ -1,6 +1,7 @@
 """What MONAI's engines need to know about domains: losses, reproducible draws, checkpoints, scores, pictures."""
 
 from custom_components.training.checkpoints import BestWeights, Resume
+from custom_components.training.domain_losses import DomainLosses
 from custom_components.training.domain_sets import DomainSet, DomainSets
 from custom_components.training.domain_steps import DomainInferer, DomainOverlays, DomainPostprocessing, DomainScores
 from custom_components.training.draws import DomainBatches, DrawSampler, SeededDraws
@@ -21,6 +22,7 @@ __all__ = [
     "DeepSupervised",
     "DomainBatches",
     "DomainInferer",
+    "DomainLosses",
     "DomainOverlays",
     "DomainPostprocessing",
     "DomainScores",

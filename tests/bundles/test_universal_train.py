@@ -154,7 +154,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
 ) -> None:
     # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes.
-    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": None}
+    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 0.3}
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)

@@ -79,6 +79,21 @@ def test_every_domain_gets_a_result_and_what_is_done_is_not_done_again(own_bundl
     assert logs == {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
 
 
+def test_some_runs_of_a_comparison_can_be_asked_for_by_name(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = own_bundle
+    unknown = compare(bundle, data, tmp_path, "--setups", "independent", "--only", "independent_beta,gamma")
+    assert unknown.exit_code == 1
+    assert "--only gamma: the set-ups have no such run; they have independent_alpha, independent_beta" in unknown.output
+    assert not (tmp_path / "runs").exists()
+    result = compare(bundle, data, tmp_path, "--setups", "independent", "--only", "independent_beta")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["independent_beta.json"]
+    whole = compare(bundle, data, tmp_path, "--setups", "independent")
+    assert whole.exit_code == 0, whole.output
+    assert "independent_beta skipped" in whole.output
+    assert len(list((tmp_path / "results").iterdir())) == 2
+
+
 @contextmanager
 def changed(path: Path, old: str, new: str) -> Iterator[None]:
     before = path.read_text()
