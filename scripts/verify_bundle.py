@@ -100,7 +100,7 @@ def verify_bundle(
 @contextmanager
 def _opened(bundle: Path, unpack: Path | None) -> Iterator[Path]:
     """The folder to look at: the one given, or the zip unpacked for the time of looking."""
-    from custom_components.sharing.archive import read_archive, unpacked
+    from custom_components.archives.archive import read_archive, unpacked
 
     if bundle.is_dir():
         if unpack is not None:

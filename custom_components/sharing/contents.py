@@ -13,10 +13,10 @@ import torch
 from custom_components.errors import InputError
 from custom_components.sharing.known_code import json_files
 from custom_components.sharing.manifest import DomainEntry, Manifest
-from custom_components.sharing.model_file import read_model_file
 from custom_components.weights.adapters import MODEL_FILE, TRUNK_FILE, load_network, load_trunk
 from custom_components.weights.bundle_files import find_domain, list_adapters
 from custom_components.weights.files import WeightsError
+from custom_components.weights.model_file import read_model_file
 
 __all__ = ["check_contents", "domain_entries", "trunk_of"]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from custom_components.archives.names import check_path
 from custom_components.errors import InputError
-from custom_components.sharing.names import check_path
 
 __all__ = ["LARGE", "LARGE_FILES", "LargeFile", "check_may_be_large", "large_files_text", "parse_large_files", "read_large_files"]
 

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from custom_components.archives.names import check_names, check_path
 from custom_components.errors import InputError
 from custom_components.sharing.large_files import check_may_be_large
-from custom_components.sharing.names import check_names, check_path
 from custom_components.strict_json import parse_json
 
 __all__ = [

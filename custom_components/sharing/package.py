@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 import custom_components
+from custom_components.archives.archive import write_archive
 from custom_components.atomic import atomic_path
 from custom_components.bundles.facts import UNKNOWN
 from custom_components.errors import InputError
 from custom_components.inference.report import file_sha256
-from custom_components.sharing.archive import write_archive
 from custom_components.sharing.beside import README, REQUIREMENTS, readme_text, requirements_text
 from custom_components.sharing.contents import METADATA, domain_entries, trunk_of
 from custom_components.sharing.large_files import LARGE, LARGE_FILES, LargeFile, large_files_text, read_large_files

@@ -15,7 +15,6 @@ import torch
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks.fingerprint import fingerprint
-from custom_components.sharing.model_file import read_model_file
 from custom_components.weights.adapters import (
     MODEL_FILE,
     TRUNK_FILE,
@@ -27,6 +26,7 @@ from custom_components.weights.adapters import (
 )
 from custom_components.weights.files import WeightsError, read_header
 from custom_components.weights.headers import AdapterHeader, check_agrees, parse_header
+from custom_components.weights.model_file import read_model_file
 
 __all__ = [
     "Adapter",

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from custom_components.archives.archive import unpacked, write_archive
 from custom_components.bundles import Facts
 from custom_components.data import datalist, read_dataset, read_image, read_label
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.networks import U2Net, fingerprint
-from custom_components.sharing.archive import unpacked, write_archive
 from custom_components.sharing.large_files import LargeFile, large_files_text, read_large_files
 from custom_components.sharing.manifest import parse_manifest, read_manifest
-from custom_components.sharing.model_file import read_model_file
 from custom_components.weights import import_original, load_network, read_tensors, save_bundle_weights
 from custom_components.weights.bundle_changes import import_adapter
+from custom_components.weights.model_file import read_model_file
 from tests.phantoms import affine_of, decathlon, hippocampus_like, save_dicom_series, save_itk, save_nifti
 from tests.reliability.mutations import (
     change_bytes,

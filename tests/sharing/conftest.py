@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from custom_components.sharing.archive import unpacked
+from custom_components.archives.archive import unpacked
 from custom_components.sharing.package import Package, package_bundle
 from tests.sharing.bundles import complete_universal
 

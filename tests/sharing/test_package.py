@@ -20,10 +20,10 @@ import torch
 from monai.bundle import download, download_large_files, load
 from typer.testing import CliRunner
 
+from custom_components.archives.archive import unpacked
 from custom_components.bundles.facts import UNKNOWN
 from custom_components.errors import InputError
 from custom_components.sharing import package as module
-from custom_components.sharing.archive import unpacked
 from custom_components.sharing.manifest import parse_manifest
 from custom_components.sharing.package import Package, package_bundle
 from custom_components.sharing.verify import verify_folder

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from custom_components.archives.archive import unpacked
 from custom_components.inference import Segmenter
-from custom_components.sharing.archive import unpacked
 from custom_components.sharing.package import Package
 from tests.phantoms import affine_of, hippocampus_like, save_nifti
 from tests.sharing.strangers import Stranger, stranger

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from custom_components.archives.archive import write_archive
 from custom_components.sharing import known_values
-from custom_components.sharing.archive import write_archive
 from custom_components.sharing.package import Package, package_bundle
 from custom_components.sharing.signature import key_id, make_keys, read_private_key, read_public_key
 from custom_components.sharing.trusted import check_trusted

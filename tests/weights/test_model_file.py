@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_components.errors import InputError
-from custom_components.sharing.model_file import TYPES, read_model_file
+from custom_components.weights.model_file import TYPES, read_model_file
 
 
 def saved(path: Path, value: Any) -> Path:

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from custom_components.archives.names import check_names, check_path
 from custom_components.errors import InputError
-from custom_components.sharing.names import check_names, check_path
 
 __all__ = ["Archive", "ArchiveFile", "read_archive", "unpacked", "write_archive"]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from custom_components.archives.archive import UNREADABLE, Archive, read_archive
 from custom_components.errors import InputError
-from custom_components.sharing.archive import UNREADABLE, Archive, read_archive
 from custom_components.weights.files import WeightsError
 
 __all__ = ["read_model_file"]

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from custom_components.archives import archive as module
+from custom_components.archives.archive import read_archive, unpacked, write_archive
 from custom_components.errors import InputError
-from custom_components.sharing import archive as module
-from custom_components.sharing.archive import read_archive, unpacked, write_archive
 
 CONTENT = {"a.txt": b"one", "models/w.bin": os.urandom(5000), "docs/ü.md": b"zwei"}
 
