@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from custom_components.domain import LARGEST_PATCH, Domain, Kernels, Strides
+from custom_components.domain import Domain
+from custom_components.domain_parts import LARGEST_PATCH, Kernels, Strides
 from custom_components.weights.files import WeightsError
 
 __all__ = [
