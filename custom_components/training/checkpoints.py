@@ -42,8 +42,12 @@ class Resume:
         objects: what to save and restore, by name; each has ``state_dict`` and ``load_state_dict``.
         settings: what a continued training must have in common with the stopped one.
         evaluator: the validation engine, whose best score is kept.
-        resume: continue from ``path`` if it is there; otherwise start anew and replace it.
+        resume: true, continue from ``path`` if it is there; false, start anew and replace it. The words do as well, in any
+            case: a command line gives them as text.
         interval: epochs between checkpoints; the last epoch is always written.
+
+    Raises:
+        InputError: ``resume`` is neither true nor false.
     """
 
     def __init__(
@@ -52,14 +56,14 @@ class Resume:
         objects: Mapping[str, Any],
         settings: Mapping[str, Any],
         evaluator: Workflow | None = None,
-        resume: bool = True,
+        resume: bool | str = True,
         interval: int = 1,
     ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.settings = dict(settings)
         self.evaluator = evaluator
-        self.resume = resume
+        self.resume = _switch("--resume", resume)
         self.interval = interval
         self.seconds = 0.0  # of this training before it was stopped the last time
         self._started = 0.0
@@ -175,6 +179,15 @@ class BestWeights:
             for file in self._earlier:
                 shutil.copy2(file, partial / file.name)
             partial.rename(kept)
+
+
+def _switch(option: str, value: Any) -> bool:
+    """Whether an option is on; text is read as a word, for any text counts as true in Python."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise InputError(f"{option} {value}: is no switch's value; give true or false") from None
 
 
 def _summary(engine: Workflow) -> dict[str, Any]:

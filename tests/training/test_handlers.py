@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
@@ -21,7 +22,7 @@ from custom_components.weights.bundle_files import describe_header
 class Setting:
     """A linear network with dropout on fixed data."""
 
-    def __init__(self, path: Path, epochs: int, resume: bool = True, handlers: tuple = (), seed: int = 0, width: int = 3) -> None:
+    def __init__(self, path: Path, epochs: int, resume: bool | str = True, handlers: tuple = (), seed: int = 0, width: int = 3) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, width), nn.Linear(width, 2))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
@@ -65,6 +66,23 @@ def test_without_resume_a_training_starts_anew(tmp_path: Path) -> None:
     again = Setting(path, 2, resume=False).run()
     assert again.trainer.state.iteration == 6
     assert torch.equal(once, again.weights)
+
+
+@pytest.mark.parametrize(("word", "steps"), [("false", 3), ("False", 3), ("FALSE", 3), ("true", 0), ("True", 0), (0, 3), (1, 0)])
+def test_resume_understands_the_words_of_a_command_line(tmp_path: Path, word: str | int, steps: int) -> None:
+    path = tmp_path / "last.pt"
+    Setting(path, 1).run()
+    done: list[int] = []
+    setting = Setting(path, 1, resume=word)
+    setting.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: done.append(engine.state.iteration))
+    setting.run()
+    assert len(done) == steps
+
+
+@pytest.mark.parametrize("word", ["no", "flase", "", None, 2, 0.5])
+def test_resume_refuses_other_words(tmp_path: Path, word: object) -> None:
+    with pytest.raises(InputError, match=rf"--resume {word}: .* true or false"):
+        Resume(tmp_path / "last.pt", {}, {}, resume=word)
 
 
 def test_a_finished_training_stays_as_it_is(tmp_path: Path) -> None:
