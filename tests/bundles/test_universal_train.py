@@ -134,6 +134,15 @@ def test_a_domain_sees_the_same_patches_alone_and_with_others(universal: Path, d
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
+@pytest.mark.parametrize("option", ["lr", "optimizer#lr"])
+def test_the_rate_is_given_by_either_name(universal: Path, domains: dict[str, Any], tmp_path: Path, option: str) -> None:
+    values = overrides(universal, domains, tmp_path, adapter_factor=0.1, **{option: 0.5})
+    parser = workflow(universal, ["train.json"], values).parser
+    groups = parser.get_parsed_content("optimizer").param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([0.5, 0.05])  # trunk, adapters
+    assert parser.get_parsed_content("train#handlers#4").settings["rate"] == 0.5
+
+
 @pytest.mark.parametrize("setup", ["independent", "shared", "series", "parallel", "dense", "by_size"])
 def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any], tmp_path: Path, setup: str) -> None:
     values = overrides(universal, domains, tmp_path, steps_per_domain=1)
