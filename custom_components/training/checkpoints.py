@@ -27,6 +27,7 @@ __all__ = ["BestWeights", "Resume"]
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.pt"
+ADVICE = "give --resume false to start anew, or another --ckpt_dir"
 
 
 class Resume:
@@ -73,29 +74,21 @@ class Resume:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Workflow) -> None:
-        """Restore the state if there is one.
+        """Restore the state if there is one; where several processes train, all of them do so or none.
 
         Raises:
-            InputError: the checkpoint is unreadable, or is of a training with other settings.
+            InputError: the checkpoint is unreadable, is of a training with other settings, or is not the same in all
+                processes.
         """
         self._started = time.perf_counter()
-        if not (self.resume and self.path.is_file()):
+        state = self._read_in_all_processes()
+        if state is None:
             return
-        advice = "give --resume false to start anew, or another --ckpt_dir"
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            saved = state["settings"]
-        except Exception as error:  # torch, pickle and zip raise many kinds for a damaged file
-            raise InputError(f"{self.path}: is no checkpoint of this program ({error}); {advice}") from error
-        differing = [k for k in sorted({*saved, *self.settings}) if saved.get(k) != self.settings.get(k)]
-        if differing:
-            what = ", ".join(f"{k} {saved.get(k)} there, {self.settings.get(k)} here" for k in differing)
-            raise InputError(f"{self.path}: belongs to a training with other settings ({what}); {advice}")
         try:
             for name, target in self.objects.items():
                 _plain(target).load_state_dict(state["objects"][name])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(f"{self.path}: does not fit this training ({error}); {advice}") from error
+            raise InputError(f"{self.path}: does not fit this training ({error}); {ADVICE}") from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.seconds = state.get("seconds", 0.0)
         planned = state.get("max_epochs", engine.state.max_epochs)
@@ -109,6 +102,43 @@ class Resume:
         if scaler is not None and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
         logger.info("%s: continues after epoch %d of %s", self.path, engine.state.epoch, engine.state.max_epochs)
+
+    def _read_in_all_processes(self) -> dict[str, Any] | None:
+        """The checkpoint, None where none is to be continued from.
+
+        Every process comes to the comparison, whatever it found: otherwise the others would wait for it.
+        """
+        state: dict[str, Any] | None = None
+        fault: InputError | None = None
+        found = "none"
+        try:
+            if self.resume and self.path.is_file():
+                state = self._read()
+                found = f"epoch {state['epoch']}, step {state['iteration']}"
+        except InputError as error:
+            fault, found = error, f"one that cannot be used ({str(error).removesuffix(f'; {ADVICE}')})"
+        everywhere: list[Any] = idist.all_gather((found,))  # type: ignore[arg-type, assignment]
+        if len(set(everywhere)) > 1:
+            listed = "; ".join(f"rank {rank} has {what}" for rank, (what,) in enumerate(everywhere))
+            raise InputError(
+                f"{self.path}: all processes must continue from the same checkpoint, but {listed}; copy the newest "
+                f"usable one to every node, or {ADVICE}"
+            )
+        if fault is not None:
+            raise fault
+        return state
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            saved, _, _ = state["settings"], state["epoch"], state["iteration"]
+        except Exception as error:  # torch, pickle and zip raise many kinds for a damaged file
+            raise InputError(f"{self.path}: is no checkpoint of this program ({error}); {ADVICE}") from error
+        differing = [k for k in sorted({*saved, *self.settings}) if saved.get(k) != self.settings.get(k)]
+        if differing:
+            what = ", ".join(f"{k} {saved.get(k)} there, {self.settings.get(k)} here" for k in differing)
+            raise InputError(f"{self.path}: belongs to a training with other settings ({what}); {ADVICE}")
+        return state
 
     def save(self, engine: Workflow) -> None:
         last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs

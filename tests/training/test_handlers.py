@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +26,9 @@ from custom_components.weights.bundle_files import describe_header
 class Setting:
     """A linear network with dropout on fixed data."""
 
-    def __init__(self, path: Path, epochs: int, resume: bool | str = True, handlers: tuple = (), seed: int = 0, width: int = 3) -> None:
+    def __init__(
+        self, path: Path, epochs: int, resume: bool | str = True, handlers: tuple = (), seed: int = 0, width: int = 3
+    ) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, width), nn.Linear(width, 2))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
@@ -96,6 +102,57 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path, changes: 
     Setting(tmp_path / "last.pt", 1).run()
     with pytest.raises(InputError, match=message):
         Setting(tmp_path / "last.pt", 2, **changes).run()
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from torch import distributed
+from tests.training.test_handlers import Setting
+
+distributed.init_process_group("gloo")
+for case in sorted(Path(sys.argv[1]).glob("case_*")):
+    folder = case / f"rank_{distributed.get_rank()}"
+    try:
+        said = str(Setting(folder / "last.pt", 3).run().trainer.state.iteration)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    (folder / "said.txt").write_text(said)
+distributed.destroy_process_group()
+"""
+
+
+def test_processes_continue_from_one_checkpoint_or_not_at_all(repository: Path, tmp_path: Path) -> None:
+    """As on two nodes without a common disk, each with a file of its own."""
+    cases: list[tuple[int | None, int | None, str]] = [  # epochs in the file of either (0 no file, None damaged), outcome
+        (0, 0, "9"),
+        (2, 2, "9"),
+        (2, 0, "rank 0 has epoch 2, step 6; rank 1 has none; copy the newest"),
+        (0, 2, "rank 0 has none; rank 1 has epoch 2, step 6; copy the newest"),
+        (2, 1, "rank 0 has epoch 2, step 6; rank 1 has epoch 1, step 3; copy the newest"),
+        (2, None, "rank 1 has one that cannot be used \\(.*is no checkpoint"),
+        (None, None, "is no checkpoint of this program"),
+    ]
+    for number, (*files, _) in enumerate(cases):
+        for rank, epochs in enumerate(files):
+            path = tmp_path / f"case_{number}" / f"rank_{rank}" / "last.pt"
+            path.parent.mkdir(parents=True)
+            if epochs is None:
+                path.write_bytes(b"nonsense")
+            elif epochs:
+                Setting(path, epochs).run()
+    program = tmp_path / "program.py"
+    program.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repository)}
+    command = [*launch, str(program), str(tmp_path)]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number, (first, second, outcome) in enumerate(cases):
+        for rank in range(2):
+            said = (tmp_path / f"case_{number}" / f"rank_{rank}" / "said.txt").read_text()
+            expected = outcome if outcome == "9" else f"InputError: .*{outcome}"
+            assert re.match(expected, said), (first, second, rank, said)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04"])
