@@ -21,6 +21,8 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.networks import U2Net
 from custom_components.weights import AdapterNotes, save_bundle_weights, save_state
+from custom_components.weights.adapters import adapter_paths
+from custom_components.weights.bundle_files import describe_header
 
 __all__ = ["BestWeights", "Resume"]
 
@@ -176,6 +178,10 @@ class BestWeights:
         network: the network; the wrapper of a distributed one is taken off.
         domains: descriptions that go into the headers of the adapters, so that each file says what it is for; beside them
             goes the epoch, with its score.
+
+    Raises:
+        InputError: an adapter of another domain is there, which the trunk that this training writes would leave without its
+            own. Adapters of a frozen trunk do share a folder.
     """
 
     def __init__(self, models_dir: str | Path, network: nn.Module, domains: Iterable[Domain] = ()) -> None:
@@ -184,6 +190,7 @@ class BestWeights:
         self.notes = {domain.name: AdapterNotes(description=domain) for domain in domains}
         # Now: later on, what is there may be this training's own.
         self._earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
+        _must_keep_others(self.models_dir, _plain(network))
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -218,6 +225,19 @@ def _switch(option: str, value: Any) -> bool:
         return words[str(value).lower()]
     except KeyError:
         raise InputError(f"{option} {value}: is no switch's value; give true or false") from None
+
+
+def _must_keep_others(models_dir: Path, network: nn.Module) -> None:
+    """Refuse to train a trunk into a folder where another domain's adapter needs the one that is there."""
+    if not isinstance(network, U2Net):
+        return
+    frozen = not any(parameter.requires_grad for parameter in network.trunk.parameters())
+    for path in adapter_paths(models_dir):
+        if path.stem not in network.domains and not (frozen and describe_header(path).trunk == network.trunk_fingerprint()):
+            raise InputError(
+                f"{path}: runs on its own trunk only, and this training, which does not have its domain, writes another one "
+                "beside it; give another --ckpt_dir, or move the file away"
+            )
 
 
 def _summary(engine: Workflow) -> dict[str, Any]:

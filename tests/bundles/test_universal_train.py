@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ignite.engine import Events
 
 from custom_components.bundles import universal_drift
 from custom_components.domain import Domain
-from custom_components.errors import InputError
+from custom_components.errors import InputError, input_error_behind
 from custom_components.inference import Segmenter
 from custom_components.training import DomainSets
 from custom_components.weights import load_adapter, load_network, load_trunk
@@ -214,6 +215,18 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
     with pytest.raises(RuntimeError) as caught:
         workflow(universal, ["train.json"], values).run()
     assert "overrides None there, {'image_order': 3} here" in str(caught.value.__cause__)
+
+
+def test_some_domains_are_not_trained_into_the_folder_of_more(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    values = overrides(universal, domains, tmp_path)
+    shutil.copytree(trained / "models", tmp_path / "models", ignore=shutil.ignore_patterns("last.pt"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "models").iterdir()}
+    with pytest.raises(RuntimeError) as caught:
+        workflow(universal, ["train.json"], {**values, "domains": domains["domains"][:1]}).run()
+    assert re.search(r"beta\.safetensors: .* --ckpt_dir", str(input_error_behind(caught.value)))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "models").iterdir()} == before
 
 
 def _absent_cases(folder: Path) -> Path:

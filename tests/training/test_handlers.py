@@ -206,6 +206,29 @@ def test_only_a_new_best_is_saved_and_earlier_weights_are_kept(tmp_path: Path) -
     assert torch.equal(torch.load(path, weights_only=True)["weight"], network.weight)
 
 
+SHAPE = {"in_channels": 1, "out_channels": 3, "strides": [[2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 2}
+
+
+def test_adapters_of_other_domains_must_not_lose_their_trunk(tmp_path: Path) -> None:
+    """Refused before a training starts, unless it leaves the trunk as it is."""
+    network = U2Net({"one": SHAPE, "two": SHAPE}, channels=(4, 8))
+    BestWeights(tmp_path, network)  # an empty folder
+    save_best(network, tmp_path, 1, 1)
+    BestWeights(tmp_path, network)  # the same domains: all are replaced
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    subset = U2Net({"one": SHAPE}, channels=(4, 8))
+    with pytest.raises(InputError, match=r"two\.safetensors: .*writes another one.* --ckpt_dir"):
+        BestWeights(tmp_path, subset)
+    with pytest.raises(InputError, match=r"two\.safetensors: .*writes another one.* --ckpt_dir"):
+        BestWeights(tmp_path, subset.freeze_trunk())  # frozen, but it is another one's
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # Adapters of one frozen trunk share a folder.
+    third = U2Net({"three": SHAPE}, channels=(4, 8))
+    third.load_state_dict(network.trunk_state(), strict=False)
+    save_best(third.freeze_trunk(), tmp_path, 1, 1)
+    assert list(load_network(tmp_path).domains) == ["one", "three", "two"]
+
+
 def test_all_forms_of_a_bundles_weights_are_the_same_network(tmp_path: Path) -> None:
     shape = {"in_channels": 1, "out_channels": 3, "strides": [[2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 2}
     network = U2Net({"hippocampus_mri": shape}, channels=(4, 8)).eval()
