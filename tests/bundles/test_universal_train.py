@@ -163,8 +163,9 @@ def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any]
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
 ) -> None:
-    # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes.
-    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 0.3}
+    # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes. The bound is out
+    # of reach: gradients of the wrong scale would be brought to the same norm.
+    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 1e9}
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
@@ -178,6 +179,29 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     assert moved > len(first) / 2
     scores = [json.loads((tmp_path / run / "out" / "alpha.json").read_text())["cases"] for run in ("one", "two")]
     assert scores[0].keys() == scores[1].keys()
+
+
+def test_a_domain_without_a_turn_does_not_move_in_two_processes(
+    universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
+) -> None:
+    """Gradients of zero in place of none would let the weight decay of AdamW move it."""
+    turns = {"turns#_target_": "custom_components.training.BySize", "turns#sizes": [10**12, 1], "turns#temperature": 1.0}
+    values = overrides(universal, domains, tmp_path, max_epochs=1, batch_sizes=[1, 1], **turns, **{"optimizer#weight_decay": 0.5})
+    start = workflow(universal, ["train.json"], values).network_def.state_dict()
+    run_in_two_processes(repository, universal, ["train.json", "multi_gpu_train.json"], values)
+    state = last(tmp_path)
+    assert state["iteration"] == 4
+    moved = {key for key, value in state["objects"]["network"].items() if not torch.equal(value, start[key])}
+    assert {key.split(".")[1] if key.startswith("domains.") else "trunk" for key in moved} == {"trunk", "alpha"}
+
+
+def test_a_dense_trunk_refuses_domains_of_unequal_strides(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    for setup in ("dense", "series"):
+        values = overrides(universal, domains, tmp_path, shape="$None")
+        with pytest.raises(RuntimeError) as caught:
+            workflow(universal, ["train.json", f"{setup}.json"], values).run()
+        assert "domain 'beta', strides: a dense trunk has [(2, 2, 2), (2, 2, 2)] for all domains" in str(caught.value.__cause__)
+        assert not list((tmp_path / "models").glob("*"))
 
 
 def test_what_cannot_be_trained_is_refused_before_it_starts(
