@@ -15,7 +15,16 @@ from custom_components.kernels import (
     pointwise_conv3d_reference,
 )
 
-__all__ = ["NEGATIVE_SLOPE", "DepthwiseConv3d", "InstanceNormAct", "PointwiseConv3d", "ShrinkConv3d", "convolution", "initialise"]
+__all__ = [
+    "NEGATIVE_SLOPE",
+    "DepthwiseConv3d",
+    "InstanceNormAct",
+    "LowRank",
+    "PointwiseConv3d",
+    "ShrinkConv3d",
+    "convolution",
+    "initialise",
+]
 
 NEGATIVE_SLOPE = 0.01
 Size3 = tuple[int, int, int]
@@ -84,16 +93,41 @@ class PointwiseConv3d(nn.Conv3d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, change: Tensor | None = None) -> Tensor:
+        """(N, K, Z, Y, X) to (N, M, Z, Y, X), by the weight, or by weight + change, (M, K)."""
         bias = self.bias
         assert bias is not None  # TorchScript refines the type of a local only
+        weight = self.weight
+        if change is not None:
+            weight = weight + change[:, :, None, None, None]
         if torch.jit.is_scripting():
-            return pointwise_conv3d_reference(x, self.weight, bias)
-        return self._fast(x, bias)
+            return pointwise_conv3d_reference(x, weight, bias)
+        return self._fast(x, weight, bias)
 
     @torch.jit.unused
-    def _fast(self, x: Tensor, bias: Tensor) -> Tensor:
-        return pointwise_conv3d(x, self.weight, bias)
+    def _fast(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return pointwise_conv3d(x, weight, bias)
+
+
+class LowRank(nn.Module):
+    """A domain's own change of a filter across channels, of low rank: up · down (Hu et al., 2021, LoRA).
+
+    It is zero until it is trained.
+
+    Args:
+        in_channels, out_channels: of the filter it changes.
+        rank: of the change.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, in_channels))
+        self.up = nn.Parameter(torch.zeros(out_channels, rank))
+        nn.init.kaiming_normal_(self.down, a=NEGATIVE_SLOPE)
+
+    def forward(self) -> Tensor:
+        """The change, (out_channels, in_channels)."""
+        return self.up @ self.down
 
 
 class ShrinkConv3d(nn.Conv3d):

@@ -49,12 +49,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is a domain's own: its channels, and its strides and kernels per level."""
+    """What is a domain's own: channels, strides and kernels per level, the rank of its change of the trunk's filters."""
 
     in_channels: int
     out_channels: int
     strides: tuple[Size3, ...]
     kernel_sizes: tuple[Size3, ...]
+    low_rank: int = 0
 
     @classmethod
     def from_mapping(cls, name: str, values: Mapping[str, Any], plan: Plan) -> Shape:
@@ -64,8 +65,15 @@ class Shape:
             ValueError: a field is unknown or missing, or does not fit the plan; the message names domain and field.
         """
         fields = ("in_channels", "out_channels", "strides", "kernel_sizes")
-        if set(values) != set(fields):
+        if set(values) - {"low_rank"} != set(fields):
             raise ValueError(f"domain '{name}' needs exactly {', '.join(fields)}; got {', '.join(sorted(values))}")
+        low_rank = values.get("low_rank", 0)
+        if not isinstance(low_rank, int) or low_rank < 0:
+            raise ValueError(f"domain '{name}', low_rank: a whole number, 0 for none, is needed, got {low_rank!r}")
+        if low_rank and plan.adapter != "separable":
+            raise ValueError(
+                f"domain '{name}', low_rank: '{plan.adapter}' adapters have filters across channels of their own; give 0"
+            )
         strides, kernels = (tuple(_triple(name, field, v) for v in values[field]) for field in fields[2:])
         if len(kernels) != len(strides) + 1:
             raise ValueError(f"domain '{name}': {len(strides)} strides need {len(strides) + 1} kernel_sizes, got {len(kernels)}")
@@ -75,7 +83,7 @@ class Shape:
             raise ValueError(f"domain '{name}': kernel_sizes must be odd")
         if values["in_channels"] < 1 or values["out_channels"] < 2:
             raise ValueError(f"domain '{name}' needs at least one input channel and two output classes")
-        return cls(values["in_channels"], values["out_channels"], strides, kernels)
+        return cls(values["in_channels"], values["out_channels"], strides, kernels, low_rank)
 
     def trunk_needs(self, plan: Plan) -> tuple[Any, Any]:
         """What a dense trunk dictates to every domain: (strides, kernels), None where the domain is free."""
@@ -112,6 +120,7 @@ def build_trunk(plan: Plan, shape: Shape) -> nn.ModuleDict:
 def build_domain(plan: Plan, shape: Shape) -> nn.ModuleDict:
     """Everything one domain owns: its adapter."""
     unit = UNITS[plan.adapter]
+    own: dict[str, int] = {"low_rank": shape.low_rank} if unit.separable else {}
     width = plan.channels[: len(shape.kernel_sizes)]
     kernels = shape.kernel_sizes
     steps = range(len(width) - 1)
@@ -119,15 +128,15 @@ def build_domain(plan: Plan, shape: Shape) -> nn.ModuleDict:
     def pair(inner: int, outer: int, kernel: Size3, second_act: bool) -> nn.ModuleDict:
         return nn.ModuleDict(
             {
-                "first": unit.domain_part(inner, outer, kernel, True),
-                "second": unit.domain_part(outer, outer, kernel, second_act),
+                "first": unit.domain_part(inner, outer, kernel, True, **own),
+                "second": unit.domain_part(outer, outer, kernel, second_act, **own),
             }
         )
 
     def down(i: int) -> nn.Module:
         if plan.downsampling == "dense":
             return nn.ModuleDict({"norm": InstanceNormAct(width[i + 1], act=True)})
-        return SeparableUnit.domain_part(width[i], width[i + 1], kernels[i], True, shape.strides[i])
+        return SeparableUnit.domain_part(width[i], width[i + 1], kernels[i], True, shape.strides[i], **own)
 
     def head(level: int) -> nn.Module:
         parts: dict[str, nn.Module] = {"conv": PointwiseConv3d(width[level], shape.out_channels)}
@@ -142,7 +151,7 @@ def build_domain(plan: Plan, shape: Shape) -> nn.ModuleDict:
             ),
             "encoder": nn.ModuleList(pair(c, c, k, False) for c, k in zip(width, kernels, strict=True)),
             "down": nn.ModuleList(down(i) for i in steps),
-            "up": nn.ModuleList(unit.domain_part(width[i + 1], width[i], kernels[i], True) for i in steps),
+            "up": nn.ModuleList(unit.domain_part(width[i + 1], width[i], kernels[i], True, **own) for i in steps),
             "decoder": nn.ModuleList(pair(2 * width[i], width[i], kernels[i], True) for i in steps),
             "heads": nn.ModuleDict({str(level): head(level) for level in head_levels(plan, len(width))}),
             "output": PointwiseConv3d(width[0], shape.out_channels),

@@ -25,7 +25,8 @@ class U2Net(nn.Module):
 
     Args:
         domains: name to ``{"in_channels", "out_channels", "strides", "kernel_sizes"}`` (`Domain.network`); strides per
-            step and kernels per level, along z, y, x. A domain may use fewer levels than the trunk has.
+            step and kernels per level, along z, y, x. A domain may use fewer levels than the trunk has. A separable one
+            may have ``low_rank`` besides: the rank of a change of its own to each of the trunk's pointwise filters.
         channels: width of each level, finest first.
         adapter: ``separable`` (proposed), ``series``, ``parallel``, or ``none`` (shared and independent set-ups).
         downsampling: ``separable``, a strided depthwise filter of the domain then a pointwise one of the trunk; or
@@ -140,6 +141,7 @@ class U2Net(nn.Module):
                     "out_channels": s.out_channels,
                     "strides": [list(v) for v in s.strides],
                     "kernel_sizes": [list(v) for v in s.kernel_sizes],
+                    **({"low_rank": s.low_rank} if s.low_rank else {}),
                 }
                 for name, s in self.shapes.items()
             },

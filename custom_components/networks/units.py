@@ -7,12 +7,14 @@ adapter). The unit wires them; it owns no parameter of its own. `UNITS` maps an 
 adapter               unit(x)                                                         source
 ====================  ==============================================================  ==========================
 ``separable``         IN(pointwise(act(IN(depthwise(x)))))                            Huang et al., 2019
+                      … with ``low_rank``: pointwise + a change of low rank           Hu et al., 2021
 ``series``            IN(y + conv1(IN(y))), y = conv(x)                               Rebuffi et al., 2017
 ``parallel``          IN(conv(x) + conv1(x))                                          Rebuffi et al., 2018
 ``none``              IN(conv(x))                                                     Çiçek et al., 2016
 ====================  ==============================================================  ==========================
 
-pointwise and conv belong to the trunk, everything else to the domain. Each unit ends in act where ``act`` is set;
+pointwise and conv belong to the trunk, everything else to the domain: the change of low rank, too, by which a domain that
+comes to a frozen trunk mixes channels its own way. Each unit ends in act where ``act`` is set;
 an encoder's residual unit leaves it to its block.
 """
 
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_components.kernels import filter_norm_act
-from custom_components.networks.layers import DepthwiseConv3d, InstanceNormAct, PointwiseConv3d, Size3, convolution
+from custom_components.networks.layers import DepthwiseConv3d, InstanceNormAct, LowRank, PointwiseConv3d, Size3, convolution
 
 __all__ = ["UNITS", "DenseUnit", "ParallelUnit", "SeparableUnit", "SeriesUnit", "in_turn"]
 
@@ -40,23 +42,26 @@ class SeparableUnit(nn.Module):
 
     @staticmethod
     def domain_part(
-        in_channels: int, out_channels: int, kernel_size: Size3, act: bool, stride: Size3 = (1, 1, 1)
+        in_channels: int, out_channels: int, kernel_size: Size3, act: bool, stride: Size3 = (1, 1, 1), low_rank: int = 0
     ) -> nn.ModuleDict:
-        return nn.ModuleDict(
-            {
-                "depthwise": DepthwiseConv3d(in_channels, kernel_size, stride),
-                "norm_in": InstanceNormAct(in_channels, act=True),
-                "norm": InstanceNormAct(out_channels, act=act),
-            }
-        )
+        parts: dict[str, nn.Module] = {
+            "depthwise": DepthwiseConv3d(in_channels, kernel_size, stride),
+            "norm_in": InstanceNormAct(in_channels, act=True),
+            "norm": InstanceNormAct(out_channels, act=act),
+        }
+        if low_rank:
+            parts["low_rank"] = LowRank(in_channels, out_channels, low_rank)
+        return nn.ModuleDict(parts)
 
     def __init__(self, trunk: Any, domain: Any) -> None:
         super().__init__()
         self.depthwise, self.norm_in, self.pointwise, self.norm = domain["depthwise"], domain["norm_in"], trunk, domain["norm"]
+        self.low_rank = domain["low_rank"] if "low_rank" in domain else None  # noqa: SIM401 (a ModuleDict has no get)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self.norm(self.pointwise(self.norm_in(self.depthwise(x))))
+            change = None if self.low_rank is None else self.low_rank()
+            return self.norm(self.pointwise(self.norm_in(self.depthwise(x)), change))
         return self._fast(x)
 
     @torch.jit.unused
@@ -70,7 +75,7 @@ class SeparableUnit(nn.Module):
         first = None if before is None else before.as_norm()
         depthwise = self.depthwise
         filtered = filter_norm_act(x, depthwise.weight, depthwise.bias, self.norm_in.as_norm(), depthwise.steps, first)
-        result: Tensor = self.pointwise(filtered)
+        result: Tensor = self.pointwise(filtered, None if self.low_rank is None else self.low_rank())
         return result
 
 

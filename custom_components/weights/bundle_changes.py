@@ -201,7 +201,7 @@ def _put(bundle: Path, file: Path, header: AdapterHeader, tensors: Mapping[str, 
     if given.name in network.domains:  # what is replaced, or what an import that was stopped has left
         del network.domains[given.name], network.shapes[given.name]
     try:
-        network.add_domain(given.name, given.network)
+        network.add_domain(given.name, header.shape.model_dump(mode="json"))
     except ValueError as error:
         raise WeightsError(f"{file}: does not fit the bundle ({error})") from None
     check_state(network.adapter_state(given.name), tensors, str(file))

@@ -6,9 +6,17 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from custom_components.domain import Domain
 from custom_components.domain_parts import LARGEST_PATCH, Kernels, Strides
@@ -41,12 +49,23 @@ class NetworkPlan(_Header):
 
 
 class DomainShape(_Header):
-    """`Domain.network`, within the limits of a `Domain`: no tensor shows a stride that nothing can be divided by."""
+    """`Domain.network`, within the limits of a `Domain`: no tensor shows a stride that nothing can be divided by.
+
+    ``low_rank`` is the adapter's own: the description of a domain does not know how its adapter was trained.
+    """
 
     in_channels: int
     out_channels: int
     strides: Strides
     kernel_sizes: Kernels
+    low_rank: Annotated[int, Field(ge=0, le=512)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if not self.low_rank:
+            del values["low_rank"]  # a header without it says what it always did, and older versions read it
+        return values
 
     @model_validator(mode="after")
     def _possible(self) -> DomainShape:

@@ -23,6 +23,7 @@ __all__ = ["network_on_trunk"]
 logger = logging.getLogger(__name__)
 
 STEM = "stem.conv.weight"
+LOW_RANK = ".low_rank."
 MEAN, RANDOM = "mean", "random"
 """Words for ``warm_start``: the mean of the adapters beside the trunk, and none (MONAI's ``run`` drops overrides of None)."""
 
@@ -33,6 +34,7 @@ def network_on_trunk(
     adapter: str | Path | None = None,
     warm_start: str | Path | None = None,
     freeze: bool = True,
+    low_rank: int = 0,
 ) -> U2Net:
     """A network of one domain on the trunk of a file; its plan and widths come from that file.
 
@@ -48,6 +50,8 @@ def network_on_trunk(
             are any and ``adapter`` is None; `RANDOM` is the same as None. See `fitted` for what fits; what does not stays
             random, and the log says so.
         freeze: exclude the trunk from training, so that the domains that exist stay as they are.
+        low_rank: of a new adapter: the rank of its own change to each of the trunk's pointwise filters, 0 for none. Zero at
+            first; an adapter that exists keeps the rank it has.
 
     Returns:
         The network on the CPU, in training mode. Random values come from torch's generator.
@@ -63,12 +67,14 @@ def network_on_trunk(
     if adapter is not None and warm_start is not None:
         raise WeightsError(f"{warm_start}: warm_start is for a new adapter, but {adapter} is given as well; give one of them")
     header, shared = load_trunk(trunk)
-    network = _new(Path(trunk), header.network, domain)
+    own_header, own = load_adapter(adapter, header) if adapter is not None else (None, {})
+    if adapter is not None and own_header is not None:
+        check_agrees(Path(adapter), own_header, domain)
+        low_rank = own_header.shape.low_rank
+    network = _new(Path(trunk), header.network, domain, low_rank)
     check_state(network.trunk_state(), shared, str(trunk))
     network.load_state_dict(shared, strict=False)  # the trunk's keys are complete, the adapter's are not there
     if adapter is not None:
-        own_header, own = load_adapter(adapter, header)
-        check_agrees(Path(adapter), own_header, domain)
         check_state(network.adapter_state(), own, str(adapter))
         network.load_state_dict(own, strict=False)
     elif warm_start is not None:
@@ -108,7 +114,7 @@ def _sizes(source: torch.Tensor, target: torch.Tensor) -> list[tuple[int, int]]:
     return list(zip(source.shape[2:], target.shape[2:], strict=True))
 
 
-def _new(trunk: Path, plan: NetworkPlan, domain: Domain) -> U2Net:
+def _new(trunk: Path, plan: NetworkPlan, domain: Domain, low_rank: int) -> U2Net:
     from custom_components.networks import U2Net  # networks and weights know each other; see adapters
 
     levels = len(domain.kernel_sizes)
@@ -118,7 +124,7 @@ def _new(trunk: Path, plan: NetworkPlan, domain: Domain) -> U2Net:
             f"{levels - len(plan.channels)} of its strides and kernel_sizes away, or a deeper trunk"
         )
     try:
-        return U2Net({domain.name: domain.network}, **plan.model_dump(mode="json"))
+        return U2Net({domain.name: {**domain.network, "low_rank": low_rank}}, **plan.model_dump(mode="json"))
     except ValueError as error:
         raise WeightsError(f"{trunk}: domain '{domain.name}' does not fit this trunk ({error})") from None
 
@@ -160,6 +166,8 @@ def _start(
     for key, own in target.items():
         name = key.removeprefix(prefix)
         given = [source[name] for source in sources.values() if name in source]
+        if LOW_RANK in name and len(sources) > 1:
+            given = []  # up · down: a product of means is no mean of products
         equal = [value for value in given if value.shape == own.shape]
         fits = [value for other in equal or given if (value := fitted(other, own, name)) is not None]
         if not fits:

@@ -91,7 +91,8 @@ def prove_unchanged(
         own = (new_network, new.domains[name]) if new_network is not None and name in new_network.domains else None
         given = images.get(name, images.get("", []))
         domain = old.domains[name]
-        if domain is None and own is not None and own[1] is not None and own[1].network == old_network.config["domains"][name]:
+        shape = old_network.config["domains"][name]
+        if domain is None and own is not None and own[1] is not None and own[1].network.items() <= shape.items():
             domain = own[1]  # a copy of models alone: the description that there is serves both
         outputs = _outputs(name, (old_network, domain), own, given, max_voxels, notes)
         found["outputs"] = outputs
