@@ -3,15 +3,18 @@
 (universal) one network for all domains; (independent) the same network for each domain alone; (independent_dense) a network of
 dense filters for each, as in the paper; (shared) one dense network without adapters; (added) an adapter for each domain on a
 frozen trunk that was trained on the others. Every network is scored on the validation cases of the fold, which take no part in
-its training; nothing is chosen by these scores.
+its training; nothing is chosen by these scores. DATA_DIR needs the data sets of all domains of the bundle's train.json, or
+of those that --domains names.
 
 A run that was stopped goes on where it was when the same command is given again; what is done is not done twice. Each run has a
 folder RUNS_DIR/<run> with a log; RESULTS_DIR/<run>.json says what it reached and how. scripts/results_page.py makes a page of
 these.
 
-Example:
+Examples:
 
     python scripts/compare_setups.py DATA_DIR --epochs 8 --steps 75 --setups universal,independent --runs-dir runs/setups
+
+    python scripts/compare_setups.py DATA_DIR --domains hippocampus_mri,abdomen_mri --runs-dir runs/two --results-dir results
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ def compare_setups(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of every network.")] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each domain in an epoch.")] = 75,
     setups: Annotated[str, typer.Option(help=f"Which, of {', '.join(SETUPS)}; in this order.")] = ",".join(SETUPS),
+    domains: Annotated[
+        str, typer.Option(help="Which of train.json's; only their data sets are needed.", show_default="all of train.json")
+    ] = "",
     fold: Annotated[int, typer.Option(min=0, help="Whose validation cases judge.")] = 0,
     runs_dir: Annotated[Path, typer.Option(help="Folders of the runs.")] = Path("runs/setups"),
     results_dir: Annotated[Path, typer.Option(help="Results, one JSON per run.")] = Path("docs/results"),
@@ -54,21 +60,23 @@ def compare_setups(
     option: Annotated[list[str] | None, typer.Option(help="More for every training: --option '--lr 0.002'.")] = None,
 ) -> None:
     try:
-        domains = _domains(bundle, data_dir)
+        folders = _domains(bundle, data_dir, _names(domains))
+        _check_fold([data_dir / folder for folder in folders.values()], fold)
         chosen = _names(setups)
-        runs = _some_of(planned_runs(bundle, runs_dir, list(domains), chosen, Budget(epochs, steps)), _names(only))
+        runs = _some_of(planned_runs(bundle, runs_dir, list(folders), chosen, Budget(epochs, steps)), _names(only))
         extra = split_options(option or [])
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("runs", total=len(runs))
             for run in runs:
                 expected = {
+                    "domains": list(run.domains),
                     "steps": epochs * steps * len(run.domains),
                     "fold": fold,
                     "options": extra,
                     "configs": configs_sha256(bundle),
                 }
-                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), domains, expected, progress, task)
+                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), folders, expected, progress, task)
                 progress.advance(task)
     except (InputError, ValueError) as error:
         console.print(f"Error: {' '.join(str(error).split())}", style="red")
@@ -82,15 +90,29 @@ class Folders:
         self.data, self.runs, self.results, self.bundle = data, runs, results, bundle
 
 
-def _domains(bundle: Path, data_dir: Path) -> dict[str, str]:
-    """Domain to the name of its folder in ``data_dir``, as the bundle's train.json has them; all must be there."""
+def _domains(bundle: Path, data_dir: Path, chosen: list[str]) -> dict[str, str]:
+    """Domain to the name of its folder in ``data_dir``, as the bundle's train.json has them; all chosen must be there."""
     path = bundle / "configs" / "train.json"
     if not path.is_file() or "dataset_dirs" not in (config := json.loads(path.read_text(encoding="utf-8"))):
         raise InputError(f"{bundle}: is no universal bundle (configs/train.json with dataset_dirs); give its folder as --bundle")
-    folders = {name: Path(config["dataset_dirs"][name].split("'")[1]).name for name in config["domains"]}
+    if unknown := [name for name in chosen if name not in config["domains"]]:
+        raise InputError(f"--domains {unknown[0]}: is no domain of {path}, which has {', '.join(config['domains'])}")
+    names = [name for name in config["domains"] if not chosen or name in chosen]
+    folders = {name: Path(config["dataset_dirs"][name].split("'")[1]).name for name in names}
     if missing := [folder for folder in folders.values() if not (data_dir / folder / "dataset.json").is_file()]:
-        raise InputError(f"{data_dir}: has no {missing[0]} with a dataset.json; download the data set, or give another folder")
+        raise InputError(
+            f"{data_dir}: has no {missing[0]} with a dataset.json; download the data set, give another folder, or leave "
+            "its domain out with --domains"
+        )
     return folders
+
+
+def _check_fold(dataset_dirs: list[Path], fold: int) -> None:
+    """Every data set has the fold, before anything is trained."""
+    from custom_components.data import datalist
+
+    for folder in dataset_dirs:
+        datalist(folder, "validation", fold)
 
 
 def _names(text: str) -> list[str]:
@@ -133,10 +155,14 @@ def _do(
 
 
 def _check_same(done: Path, expected: dict[str, Any]) -> None:
-    """What is there is skipped only if it is of the steps, the fold, the options and the configurations that are asked for."""
-    values = json.loads(done.read_text(encoding="utf-8"))
-    found = {name: values.get(name, expected[name] if name in ("options", "configs") else 0) for name in expected}
+    """What is there is skipped only if its domains, steps, fold, options and configurations are those that are asked for."""
+    found = json.loads(done.read_text(encoding="utf-8"))
     mend = "give other --runs-dir and --results-dir, or move it away"
+    if missing := [name for name in expected if name not in found]:
+        raise InputError(f"{done}: was made by an older version, which did not note its {missing[0]}; {mend} to run it again")
+    if found["domains"] != expected["domains"]:
+        there, asked = (", ".join(each["domains"]) for each in (found, expected))
+        raise InputError(f"{done}: is of other domains ({there}, not {asked}); {mend}")
     if (found["steps"], found["fold"]) != (expected["steps"], expected["fold"]):
         there, asked = (f"{each['steps']} steps on fold {each['fold']}" for each in (found, expected))
         raise InputError(f"{done}: is of {there}, not {asked}; {mend}")

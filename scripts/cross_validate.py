@@ -17,6 +17,7 @@ Examples:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,10 +29,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from custom_components.errors import InputError
-from custom_components.experiments.running import bundle_command, run_logged, split_options
+from custom_components.experiments.running import bundle_command, configs_sha256, run_logged, split_options
 
 # Overrides of the training that make another network, and what an evaluation needs to make the same.
 NETWORK_OF = {"original_recipe.json": "original_network.json"}
+
+# Settings that are hashes, and what is said where they differ.
+HASHED = {"configurations": "the bundle's configurations have changed since", "cases": "the data set has other cases"}
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -60,12 +64,23 @@ def cross_validate(
         if missing := [file for file in files if not file.is_file()]:
             raise InputError(f"{missing[0]}: no such file; --config names files in the bundle's configs")
         extra = split_options(option or [])
+        settings = {
+            "bundle": bundle.resolve().name,
+            "configurations": configs_sha256(bundle),
+            "data": dataset_dir.resolve().name,
+            "cases": _cases_sha256(dataset_dir),
+            "folds": folds,
+            "configs": [file.name for file in files],
+            "options": extra,
+        }
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress, ThreadPoolExecutor(processes) as pool:
             task = progress.add_task("folds", total=len(numbers))
 
             def one(number: int) -> dict[str, Any]:
-                report = _fold(bundle, dataset_dir, runs_dir / f"fold{number}", number, folds, files, extra)
+                folder = runs_dir / f"fold{number}"
+                _check_same(folder, settings)
+                report = _fold(bundle, dataset_dir, folder, number, folds, files, extra)
                 progress.advance(task)
                 return report
 
@@ -84,10 +99,20 @@ def _check_folds(dataset_dir: Path, numbers: list[int], folds: str) -> None:
         datalist(dataset_dir, "validation", number, folds)
 
 
+def _cases_sha256(dataset_dir: Path) -> str:
+    """A hash of the names of a data set's cases and of the sizes of their files, which are not read."""
+    from custom_components.data import read_dataset
+
+    digest = hashlib.sha256()
+    for case in read_dataset(dataset_dir).cases:
+        images = case["image"] if isinstance(case["image"], list) else [case["image"]]
+        digest.update(repr((case["case"], [Path(file).stat().st_size for file in (*images, case["label"])])).encode())
+    return digest.hexdigest()
+
+
 def _fold(
     bundle: Path, dataset_dir: Path, folder: Path, number: int, folds: str, files: list[Path], extra: list[str]
 ) -> dict[str, Any]:
-    _check_same(folder, {"folds": folds, "configs": [file.name for file in files], "options": extra})
     scores = folder / "scores.json"
     if not scores.is_file():
         common = {
@@ -109,15 +134,20 @@ def _fold(
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """What an earlier call left is used, or gone on with, only if it was asked for in the same words."""
+    """What an earlier call left is used, or gone on with, only if it was asked for in the same words, of the same things."""
     from custom_components.atomic import atomic_path
 
     path = folder / "settings.json"
+    mend = "give another --runs-dir, or move it away"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if differing := [key for key, value in settings.items() if found.get(key) != value]:
-            told = ", ".join(f"{key} {found.get(key)} there, {settings[key]} here" for key in differing)
-            raise InputError(f"{folder}: was run with other settings ({told}); give another --runs-dir, or move it away")
+        if missing := [key for key in settings if key not in found]:
+            raise InputError(f"{path}: does not say of what {missing[0]} it was made, as an older version wrote it; {mend}")
+        if differing := [key for key, value in settings.items() if found[key] != value]:
+            told = ", ".join(HASHED.get(key) or f"{key} {found[key]} there, {settings[key]} here" for key in differing)
+            raise InputError(f"{folder}: was run with other settings ({told}); {mend}")
+    elif (folder / "scores.json").is_file():
+        raise InputError(f"{folder}: has scores, and no settings.json that says of what; {mend}")
     else:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")

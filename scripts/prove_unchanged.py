@@ -1,7 +1,8 @@
 """Prove that the domains of a bundle compute what they computed, to the bit, after something was done to it.
 
 BEFORE is a copy of the bundle (or of its models folder) from before the change, AFTER is the bundle as it is. Exits with 0 if
-the trunk, and every domain that was there before, are unchanged: weights, logits and segmentations. Exits with 1 and names
+the trunk, and every domain that was there before, are unchanged: weights, logits and segmentations; and if
+models/model.pt, where it is there, holds the same weights. Exits with 1 and names
 what differs, if not. Domains that were added are listed, and not looked at.
 
 Example:

@@ -1,8 +1,9 @@
 """Segment images with a bundle; every label is written as OUTPUT_DIR/<image name>_seg.nii.gz on the image's own grid.
 
 IMAGE is a NIfTI, NRRD or MetaImage file, a folder of these, a folder with one DICOM series (or a folder of such folders), a
-glob in quotes, or the files of one image's channels joined by commas. Several can be given. Labels that are already there are
-skipped, so a run that was stopped goes on where it was; --overwrite makes them anew.
+glob in quotes, or the files of one image's channels joined by commas. Several can be given. Labels that the same
+weights, description and flips have made are skipped, so a run that was stopped goes on where it was; any other label that is
+there is an error and stays as it is. --overwrite makes all of them anew.
 
 A universal bundle has several domains: --domain says which. Given several times, every image is read once and gets a label
 from each, OUTPUT_DIR/<image name>_<domain>_seg.nii.gz.
@@ -190,14 +191,23 @@ class Source:
 
 
 def _keep(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
-    """Skip an image whose label is there, provided that the label lies on the image's grid."""
+    """Skip an image whose label is there, provided that it lies on the image's grid and that this very model made it."""
     from custom_components.data import read_label
+    from custom_components.inference import label_made_by
 
     name = segmenter.domain.name
     try:
         read_label(target, source.read(segmenter.domain.in_channels)[0])
+        made_by = label_made_by(target)
     except InputError as error:
         wrong = f"{_line(error)} (--overwrite replaces a label that is there already)"
+        return Outcome(source.path, "failed", name, error=wrong)
+    if made_by != segmenter.identity:
+        whose = (
+            f"was made by another model or with other settings ({made_by}" if made_by else "does not say what made it (no model"
+        )
+        mend = "give another --output-dir, or --overwrite to replace it"
+        wrong = f"{target}: is there already, and {whose} there, {segmenter.identity} here); {mend}"
         return Outcome(source.path, "failed", name, error=wrong)
     console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
     return Outcome(source.path, "skipped", name, str(target))
@@ -211,7 +221,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
         image, reading = source.read(segmenter.domain.in_channels)
         result = segmenter.segment(image)
         before = time.perf_counter()
-        result.save(target)
+        result.save(target, segmenter.identity)
         seconds = {**result.seconds, "read": reading, "save": time.perf_counter() - before}
         sha256 = {"image": image_sha256(source.path), "output": file_sha256(target)}
     except InputError as error:

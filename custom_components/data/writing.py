@@ -35,8 +35,16 @@ class AtomicNiftiWriter(NibabelWriter):
             return data_array, affine
         return super().resample_if_needed(data_array, affine, target_affine, output_spatial_shape, **options)
 
+    @classmethod
+    def create_backend_obj(cls, data_array: Any, affine: Any = None, dtype: Any = None, **options: Any) -> Any:
+        """As MONAI's, with ``descrip`` (80 ASCII characters at most) in the header's field of that name."""
+        descrip = options.pop("descrip", "")
+        image = super().create_backend_obj(data_array, affine, dtype, **options)
+        image.header["descrip"] = descrip.encode("ascii", "replace")[:80]
+        return image
+
     def write(self, filename: str | os.PathLike[str], verbose: bool = False, **obj_kwargs: Any) -> None:
-        """Write the data set before.
+        """Write the data set before; ``descrip`` as in `create_backend_obj`.
 
         Raises:
             InputError: the folder cannot be written to.

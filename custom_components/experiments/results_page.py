@@ -20,13 +20,15 @@ RESAMPLES = 10_000
 PUBLISHED = ("heart_mri", "liver_ct", "hippocampus_mri", "prostate_mri", "pancreas_ct")
 """The domains of the paper."""
 FIELDS = {"run", "setup", "domains", "steps_per_domain", "parameters", "scores", "command"}
+NOTED = {"fold", "options", "configs"}
+"""Fields without which results cannot be told to be of one kind; older versions of ``compare_setups.py`` did not write them."""
 
 
 def read_results(folder: str | Path) -> list[dict[str, Any]]:
     """The results of a folder and of those in it (one for each budget), sorted by path.
 
     Raises:
-        InputError: there are none, or a file is no result of ``compare_setups.py``.
+        InputError: there are none, or a file is no result of ``compare_setups.py``, or one of an older version of it.
     """
     results = []
     for path in sorted(Path(folder).rglob("*.json")):
@@ -36,6 +38,11 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}: is not valid JSON ({error}); run scripts/compare_setups.py again") from None
         if not isinstance(values, dict) or not values.keys() >= FIELDS or values["setup"] not in SETUPS:
             raise InputError(f"{path}: is no result of scripts/compare_setups.py; take it out of the folder")
+        if missing := sorted(NOTED - values.keys()):
+            raise InputError(
+                f"{path}: was made by an older version of scripts/compare_setups.py, which did not note {_listed(missing)}; run "
+                "it again, or take it out of the folder"
+            )
         results.append(values)
     if not results:
         raise InputError(f"{folder}: has no results; make them with scripts/compare_setups.py")
@@ -58,17 +65,17 @@ def results_page(
     Raises:
         InputError: results of different folds, options or configurations, or two of one run with one budget.
     """
-    folds = sorted({r.get("fold", 0) for r in results})
+    folds = sorted({r["fold"] for r in results})
     if len(folds) > 1:
         raise InputError(f"results of folds {', '.join(map(str, folds))} cannot stand in one table; keep one fold")
     seen = [(r["run"], r["steps_per_domain"]) for r in results]
     if doubled := [pair for pair in seen if seen.count(pair) > 1]:
         raise InputError(f"two results of {doubled[0][0]} at {doubled[0][1]} steps per domain; keep one")
     for key, what in (("options", "other options"), ("configs", "other configurations of the bundle")):
-        differ = {json.dumps(r[key]) for r in results if key in r}
+        differ = {json.dumps(r[key]) for r in results}
         if len(differ) > 1:
             raise InputError(f"results of trainings with {what} cannot stand in one table; keep one kind")
-    options: list[str] = next((r["options"] for r in results if r.get("options")), [])
+    options: list[str] = results[0]["options"]
     setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
     domains = list(dict.fromkeys(d for r in results for d in r["scores"]))
     budgets = sorted({r["steps_per_domain"] for r in results})

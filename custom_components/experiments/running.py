@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 from custom_components.errors import InputError
 
 __all__ = ["bundle_command", "configs_sha256", "run_logged", "split_options"]
+
+# An `InputError` or a class of it, as a traceback ends; its message is one line.
+OWN_ERROR = re.compile(r"^custom_components\.[\w.]+Error: (.+)$", re.MULTILINE)
 
 
 def bundle_command(values: Mapping[str, object], more: Sequence[str] = ()) -> list[str]:
@@ -57,14 +61,21 @@ def run_logged(command: Sequence[str], log: Path) -> None:
     """Run a command to its end, its output appended to a log.
 
     Raises:
-        InputError: it failed; the message has the log's last line.
+        InputError: it failed; the message has what its last `InputError` said, or the log's last line where there was none.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
+        before = file.tell()
         file.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n")
         file.flush()
         environment = {**os.environ, "TQDM_DISABLE": "1"}  # bars are for people, a log is read later
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
-        last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-1]
-        raise InputError(f"{log}: the run ended with an error ({last.strip()}); mend it and give the same command again")
+        text = log.read_bytes()[before:].decode("utf-8", errors="replace")
+        raise InputError(f"{log}: the run ended with an error ({_reason(text)}); mend it and give the same command again")
+
+
+def _reason(text: str) -> str:
+    """Why a run failed, by what it printed; MONAI ends its tracebacks with advice of its own, which says nothing of the cause."""
+    told = OWN_ERROR.findall(text)
+    return str(told[-1] if told else text.rstrip().splitlines()[-1]).strip()

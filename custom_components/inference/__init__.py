@@ -4,7 +4,7 @@ from custom_components.inference.bundle_domains import bundle_domain, bundle_dom
 from custom_components.inference.chain import postprocessing, preprocessing
 from custom_components.inference.ensemble import Ensemble
 from custom_components.inference.files import check_names, check_output_dir, find_images, label_path, output_name
-from custom_components.inference.segmenter import Segmentation, Segmenter
+from custom_components.inference.segmenter import Segmentation, Segmenter, label_made_by
 from custom_components.inference.windows import WindowInferer, distance_weights
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_output_dir",
     "distance_weights",
     "find_images",
+    "label_made_by",
     "label_path",
     "output_name",
     "postprocessing",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -24,9 +28,10 @@ from custom_components.inference.ensemble import Ensemble
 from custom_components.inference.windows import WindowInferer
 from custom_components.transforms import ClipAndStandardized, LargestClass
 
-__all__ = ["Segmentation", "Segmenter"]
+__all__ = ["Segmentation", "Segmenter", "label_made_by"]
 
 MAX_VOXELS = 2**30  # 4 GiB as float32: a metre of CT at half a millimetre is below it, a wrong header is above
+IDENTITY = re.compile(r"\S+ [0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,12 @@ class Segmentation:
     volumes: dict[str, float]
     seconds: dict[str, float] = field(compare=False)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, made_by: str = "") -> None:
         """Write the label as NIfTI: whole under its name, or not at all.
+
+        Args:
+            path: of the file.
+            made_by: `Segmenter.identity`; goes into the header's ``descrip``, where `label_made_by` finds it.
 
         Raises:
             InputError: the name does not end in ``.nii`` or ``.nii.gz``, or the folder cannot be written to.
@@ -55,7 +64,18 @@ class Segmentation:
         writer = AtomicNiftiWriter(output_dtype=np.uint8)
         writer.set_data_array(self.label, channel_dim=0)
         writer.set_metadata({"affine": affine, "original_affine": affine}, resample=False)
-        writer.write(Path(path))
+        writer.write(Path(path), descrip=made_by)
+
+
+def label_made_by(path: str | Path) -> str:
+    """The `Segmenter.identity` that a label was saved with; empty where its file has none.
+
+    Args:
+        path: a NIfTI file that `custom_components.data.read_label` has read.
+    """
+    header: Any = nib.load(path).header
+    text = header["descrip"].item().decode("ascii", "replace")
+    return text if IDENTITY.fullmatch(text) else ""
 
 
 class Segmenter:
@@ -120,6 +140,14 @@ class Segmenter:
             check_trained(folder, "trunk.safetensors")
             networks.append(load_network(folder, described).select(described.name))
         return cls(described, networks[0] if len(networks) == 1 else Ensemble(networks), device, flips)
+
+    @cached_property
+    def identity(self) -> str:
+        """The domain's name, and sixteen digits that stand for all that its labels follow from: weights, description, flips."""
+        from custom_components.networks import fingerprint  # builds networks: not needed to segment with one at hand
+
+        what = [fingerprint(self.network.state_dict()), self.domain.to_json(), self.inferer.flip_axes]
+        return f"{self.domain.name[:60]} {hashlib.sha256(repr(what).encode()).hexdigest()[:16]}"
 
     @torch.no_grad()
     def segment(self, image: ImagePath | MetaTensor) -> Segmentation:

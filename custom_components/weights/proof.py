@@ -2,6 +2,7 @@
 
 What is compared, for every domain that was there before: the trunk's and the adapter's tensors, the description, the logits
 of a random patch, and a whole segmentation by `custom_components.inference.Segmenter` (every logit on the way, and the label).
+``model.pt``, which MONAI reads instead of trunk and adapters, must hold the same tensors as they, where it is there.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter, find_images
 from custom_components.networks import U2Net, fingerprint
-from custom_components.weights.adapters import TRUNK_FILE, adapter_paths, load_network
+from custom_components.weights.adapters import MODEL_FILE, TRUNK_FILE, adapter_paths, load_network
 from custom_components.weights.bundle_files import describe_header, find_domain
 from custom_components.weights.files import WeightsError, read_safetensors
+from custom_components.weights.model_file import read_model_file
 
 __all__ = ["prove_unchanged"]
 
@@ -60,10 +62,12 @@ def prove_unchanged(
         ``domains`` (per domain the fingerprints before and after, SHA-256 of logits and labels, and inputs) and ``added``.
 
     Raises:
-        InputError: ``before`` is no bundle or cannot be loaded, so that nothing can be compared; an input cannot be read; or a
-            domain in ``trained`` was not there before.
+        InputError: ``before`` is no bundle or cannot be loaded, so that nothing can be compared; both are one folder; an input
+            cannot be read; or a domain in ``trained`` was not there before.
     """
     old, new = _Side.read(Path(before)), _Side.read(Path(after))
+    if old.models.resolve() == new.models.resolve():
+        raise WeightsError(f"{before} and {after}: are one folder; give a copy that was made before the change, and the bundle")
     old_network = load_network(old.models)  # what was must be sound: if not, the error says why
     names = [name for name in old.adapters if name not in trained]
     if unknown := sorted(set(trained) - set(old.adapters)):
@@ -79,6 +83,8 @@ def prove_unchanged(
         new_network = load_network(new.models)
     except InputError as error:
         differences.append(f"{after}: cannot be loaded: {error}")
+    else:
+        differences += _whole(new.models / MODEL_FILE, new_network)
     domains = {}
     for name in names:
         if advance is not None:
@@ -169,6 +175,16 @@ def _compared(before: Mapping[str, Tensor], after: Mapping[str, Tensor], what: s
         f"{len(keys)} {how} ({keys[0]})" for keys, how in ((changed, "changed"), (missing, "missing"), (added, "new")) if keys
     ]
     return [f"{what}: tensors {', '.join(parts)}"] if parts else []
+
+
+def _whole(path: Path, network: U2Net) -> list[str]:
+    """Where ``model.pt`` is not what trunk and adapters beside it are."""
+    if not path.is_file():
+        return []
+    try:
+        return _compared(network.state_dict(), read_model_file(path), f"{path.name}, against trunk and adapters")
+    except InputError as error:
+        return [str(error)]
 
 
 def _described(name: str, before: Domain | None, after: Domain | None, notes: list[str]) -> list[str]:

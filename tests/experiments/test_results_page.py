@@ -33,6 +33,9 @@ def result(run: str, setup: str, scores: dict[str, Any], steps: int = 100) -> di
         "run": run,
         "setup": setup,
         "domains": list(scores),
+        "fold": 0,
+        "options": [],
+        "configs": "1a",
         "steps_per_domain": steps,
         "training_seconds": 1800.0,
         "parameters": {"trunk": 1000, **dict.fromkeys(scores, 250)},
@@ -154,6 +157,15 @@ def test_the_script_writes_the_page_and_refuses_other_files(
     assert notes in output.read_text().split("## Dice,")[0]
     assert "(RESULTS.png)" in output.read_text()
     before = output.read_text()
+    for key in ("fold", "options", "configs"):
+        old = {name: value for name, value in results[0].items() if name != key}
+        (folder / "universal.json").write_text(json.dumps(old))
+        refused = CliRunner().invoke(app, call)
+        assert refused.exit_code == 1
+        assert f"universal.json: was made by an older version of scripts/compare_setups.py, which did not note {key};" in (
+            refused.output
+        )
+    (folder / "universal.json").write_text(json.dumps(results[0]))
     (folder / "scores.json").write_text("{}")
     refused = CliRunner().invoke(app, call)
     assert refused.exit_code == 1

@@ -33,18 +33,22 @@ def script(name: str, *arguments: str) -> None:
         raise RuntimeError(f"{name}.py: exit code {code}")
 
 
-# ---- segment.py: three images, one of which has a label of other weights already
+# ---- segment.py: three images, one of which has a label already, of other weights or of the same
 
 SEGMENTED = domain("organ_mri", patch_size=[8, 16, 16])
 
 
-def _segment_files(folder: Path) -> None:
+def _segment_files(folder: Path, first: str = "other") -> None:
     bundle_of(folder / "bundle", SEGMENTED)
     for index in range(3):
         save_nifti(folder / "images" / f"case_{index}.nii.gz", hippocampus_like((22, 24, 20), seed=index)[0])
     bundle_of(folder / "other", SEGMENTED, seed=1)
     os.chdir(folder)
-    script("segment", "images/case_0.nii.gz", "--bundle", "other", "--output-dir", "labels")
+    script("segment", "images/case_0.nii.gz", "--bundle", first, "--output-dir", "labels")
+
+
+def _segmented_one(folder: Path) -> None:
+    _segment_files(folder, "bundle")
 
 
 def _segment(folder: Path, *more: str) -> None:
@@ -207,7 +211,7 @@ PROGRAMS = {
     program.name: program
     for program in (
         Program("segment.py", _segment_files, _segment_anew, _segment_anew),
-        Program("segment.py, going on", _segment_files, _segment, _segment),
+        Program("segment.py, going on", _segmented_one, _segment, _segment),
         Program("adapters.py import", _universal_files, _import, _import, _is_a_network),
         Program("adapters.py remove", _full_files, _remove, _remove_again, _is_a_network),
         Program("new_domain.py", _dataset, _new_domain, _new_domain_again),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from custom_components.data import datalist
+from custom_components.experiments import setups
+from custom_components.experiments.running import configs_sha256
+from custom_components.experiments.setups import Run
 from custom_components.weights import load_network
+from scripts import compare_setups
 from scripts.compare_setups import Folders, _portable, app
-from tests.bundles.universal_runs import two_domains
+from tests.bundles.universal_runs import COMMON, two_domains
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +138,95 @@ def test_missing_data_are_named_before_anything_starts(own_bundle: tuple[Path, P
     assert result.exit_code == 1
     assert "has no Task97_Alpha" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_that_is_not_there_is_named_before_anything_starts(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = own_bundle
+    result = compare(bundle, data, tmp_path, "--fold", "5")
+    assert result.exit_code == 1
+    assert "no fold 5" in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_some_of_the_domains_need_only_their_data(
+    own_bundle: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, data = own_bundle
+    shutil.copytree(data / "Task98_Beta", tmp_path / "data" / "Task98_Beta")
+    unknown = compare(bundle, tmp_path / "data", tmp_path, "--domains", "beta,gamma")
+    assert unknown.exit_code == 1
+    assert "--domains gamma: is no domain of" in unknown.output
+    runs: list[Run] = []
+    monkeypatch.setattr(compare_setups, "_do", lambda run, *others: runs.append(run))
+    result = compare(bundle, tmp_path / "data", tmp_path, "--domains", "beta", "--setups", "universal,independent")
+    assert result.exit_code == 0, result.output
+    assert [(run.name, run.domains) for run in runs] == [("universal", ("beta",)), ("independent_beta", ("beta",))]
+    runs.clear()
+    result = compare(bundle, data, tmp_path, "--domains", "beta, alpha", "--setups", "universal")
+    assert result.exit_code == 0, result.output
+    assert [run.domains for run in runs] == [("alpha", "beta")]  # in the order of train.json
+
+
+def test_results_that_do_not_say_how_they_were_made_are_not_taken_for_these(
+    own_bundle: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle, data = own_bundle
+    made = {"domains": ["alpha"], "steps": 1, "fold": 0, "options": [], "configs": configs_sha256(bundle)}
+    path = tmp_path / "results" / "independent_alpha.json"
+    path.parent.mkdir()
+
+    def asked() -> Result:
+        return compare(bundle, data, tmp_path, "--setups", "independent", "--only", "independent_alpha")
+
+    path.write_text(json.dumps(made))
+    assert "independent_alpha skipped" in asked().output
+    for key in made:
+        path.write_text(json.dumps({name: value for name, value in made.items() if name != key}))
+        result = asked()
+        assert result.exit_code == 1
+        assert f"independent_alpha.json: was made by an older version, which did not note its {key};" in result.output
+    path.write_text(json.dumps({**made, "domains": ["beta"]}))
+    result = asked()
+    assert result.exit_code == 1
+    assert "is of other domains (beta, not alpha)" in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_network_for_all_added_domains_and_a_shared_network(
+    own_bundle: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within this process, since importing MONAI anew takes longer than these trainings."""
+
+    def here(command: Sequence[str], log: Path) -> None:
+        assert command[1:4] == ["-m", "monai.bundle", "run"]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["monai.bundle", *command[3:]])
+            runpy.run_module("monai.bundle", run_name="__main__")
+
+    bundle, data = own_bundle
+    monkeypatch.setattr(compare_setups, "run_logged", here)
+    monkeypatch.setattr(setups, "CUBE", COMMON)
+    result = compare(bundle, data, tmp_path, "--setups", "universal,shared,added")
+    assert result.exit_code == 0, result.output
+    reports = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
+    both = ["alpha", "beta"]
+    assert {name: (r["setup"], r["domains"], sorted(r["scores"])) for name, r in reports.items()} == {
+        "universal": ("universal", both, both),
+        "shared": ("shared", both, both),
+        "added_alpha": ("added", ["alpha"], ["alpha"]),
+        "added_beta": ("added", ["beta"], ["beta"]),
+    }
+    for report in reports.values():
+        assert report["steps_per_domain"] == 1
+        for name, scores in report["scores"].items():
+            cases = {
+                case["case"] for case in datalist(data / {"alpha": "Task97_Alpha", "beta": "Task98_Beta"}[name], "validation")
+            }
+            assert scores["cases"].keys() == cases
+    for name, other in (("alpha", "beta"), ("beta", "alpha")):
+        trunk = json.loads((tmp_path / "runs" / f"without_{name}" / "trained.json").read_text())
+        assert (trunk["setup"], trunk["domains"], trunk["scores"]) == ("", [other], {})
+        assert reports[f"added_{name}"]["trunk_fingerprint"] == trunk["trunk_fingerprint"]
+        assert reports[f"added_{name}"]["parameters"].keys() == {"trunk", name}
+    assert len({report["trunk_fingerprint"] for report in reports.values()}) == 4
+    assert load_network(tmp_path / "runs" / "shared" / "models").config["adapter"] == "none"

@@ -97,3 +97,42 @@ def test_the_recipes_network_is_also_the_one_that_is_scored(
         assert result.exit_code == 0, result.output
         trained, scored = networks["train.log"].state_dict(), networks["evaluate.log"].state_dict()
         assert {key: value.shape for key, value in trained.items()} == {key: value.shape for key, value in scored.items()}
+
+
+def test_scores_of_another_bundle_or_data_set_are_not_taken_for_these(
+    small: Path, phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(command: Sequence[str], log: Path) -> None:
+        log.parent.mkdir(exist_ok=True, parents=True)
+        (log.parent / "scores.json").write_text(json.dumps({"cases": {"one": {"anterior": {"dice": 0.5}}}}))
+
+    monkeypatch.setattr(cross_validate, "run_logged", score)
+    runs = tmp_path / "runs"
+    renamed, described = tmp_path / "other_bundle", tmp_path / "described" / small.name
+    more, changed = tmp_path / "more" / "Task99_More", tmp_path / "changed" / phantom_data.name
+    for copy in (renamed, described):
+        shutil.copytree(small, copy)
+    for copy in (more, changed):
+        shutil.copytree(phantom_data, copy)
+    small_domain(small, described / "configs", patch_size=[24, 32, 32])
+    label = next((changed / "labelsTr").glob("*.nii.gz"))
+    label.write_bytes(label.read_bytes() + bytes(1))
+    assert run(small, phantom_data, runs, "--fold", "0").exit_code == 0
+    assert run(small, phantom_data, runs, "--fold", "0").exit_code == 0
+    before = (runs / "scores.json").read_bytes()
+    for bundle, data, words in (
+        (renamed, phantom_data, f"bundle {small.name} there, other_bundle here"),
+        (described, phantom_data, "the bundle's configurations have changed since"),
+        (small, more, f"data {phantom_data.name} there, Task99_More here"),
+        (small, changed, "the data set has other cases"),
+    ):
+        result = run(bundle, data, runs, "--fold", "0")
+        assert result.exit_code == 1, result.output
+        assert words in " ".join(result.output.split())
+        assert "give another --runs-dir" in " ".join(result.output.split())
+    path = runs / "fold0" / "settings.json"
+    path.write_text(json.dumps({"folds": "auto"}))
+    assert "as an older version wrote it" in " ".join(run(small, phantom_data, runs, "--fold", "0").output.split())
+    path.unlink()
+    assert "no settings.json" in " ".join(run(small, phantom_data, runs, "--fold", "0").output.split())
+    assert (runs / "scores.json").read_bytes() == before

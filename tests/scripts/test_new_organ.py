@@ -93,7 +93,14 @@ def test_a_new_organ_from_a_folder(repository: Path, bundle: Path, data: Path, t
     proof = tmp_path / "proof.json"
     run(repository, tmp_path, scripts / "prove_unchanged.py", before, universal, "--output-file", proof)
     report = json.loads(proof.read_text())
-    assert "first" in json.dumps(report)
+    assert (report["verdict"], report["differences"], report["added"]) == ("unchanged", [], ["odd_mr"])
+    assert set(report["domains"]) == {"first", "second"}
+    for compared in report["domains"].values():
+        assert compared["fingerprint_before"] == compared["fingerprint_after"]
+        assert all(output["logits_before"] == output["logits_after"] for output in compared["outputs"])
+        assert any(
+            output.get("label_before") == output["label_after"] for output in compared["outputs"] if "label_after" in output
+        )
 
     # One bit of the trunk, and the proof fails.
     changed = tmp_path / "changed"

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from custom_components import data
 from custom_components.inference import Segmenter, find_images
 from custom_components.inference.chain import STAGES
+from custom_components.weights import load_network, save_bundle_weights
 from scripts.segment import app
 from tests.data.test_bad_input import BAD
 from tests.inference.oracles import small_bundle, universal_bundle
@@ -106,21 +107,61 @@ def test_in_a_batch_the_good_images_are_done_and_the_summary_names_the_bad(small
     assert statuses == {"absent.nii.gz": "failed", "bad.nii.gz": "failed", "good.nii.gz": "done"}
 
 
-def test_labels_that_are_there_are_skipped_unless_told_otherwise(small: Path, tmp_path: Path) -> None:
+def test_labels_that_the_same_model_made_are_skipped_unless_told_otherwise(small: Path, tmp_path: Path) -> None:
     path = image(tmp_path / "one.nii.gz")
     output = tmp_path / "out" / "one_seg.nii.gz"
-    output.parent.mkdir()
-    earlier = nib.load(path)
-    nib.save(
-        nib.Nifti1Image(np.eye(*earlier.shape[:2], dtype=np.uint8)[..., None].repeat(earlier.shape[2], 2), earlier.affine), output
-    )
-    before = output.read_bytes()
+    assert segment(small, tmp_path / "out", path).exit_code == 0
+    before = output.stat()
     result = segment(small, tmp_path / "out", path)
     assert result.exit_code == 0, result.output
     assert "skipped" in result.output
-    assert output.read_bytes() == before
-    assert segment(small, tmp_path / "out", path, "--overwrite").exit_code == 0
-    assert output.read_bytes() != before
+    assert output.stat() == before
+    result = segment(small, tmp_path / "out", path, "--overwrite")
+    assert result.exit_code == 0 and "skipped" not in result.output
+    assert output.stat().st_ino != before.st_ino
+
+
+def test_labels_that_something_else_made_are_an_error_unless_told_otherwise(small: Path, universal: Path, tmp_path: Path) -> None:
+    path, out = image(tmp_path / "one.nii.gz"), tmp_path / "out"
+    output = out / "one_seg.nii.gz"
+    bundle = Path(shutil.copytree(small, tmp_path / "bundle"))
+    assert segment(bundle, out, path).exit_code == 0
+    unsigned = nib.load(output)
+    label = output.read_bytes()
+
+    def refused(bundle: Path, *options: str) -> str:
+        before = output.read_bytes()
+        result = segment(bundle, out, path, *options)
+        assert result.exit_code == 1, result.output
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert str(output) in line and "--output-dir" in line and "--overwrite" in line
+        assert output.read_bytes() == before
+        return line
+
+    assert "by another model or with other settings (hippocampus_mri " in refused(universal, "--domain", "first")
+    refused(bundle, "--flips")
+    other_weights(bundle)
+    refused(bundle)
+    result = segment(bundle, out, path, "--overwrite")
+    assert result.exit_code == 0, result.output
+    refused(small)
+    assert segment(universal, out, path, "--domain", "first", "--overwrite").exit_code == 0
+    refused(universal, "--domain", "second")
+    # Made or corrected by something that is not this program.
+    output.write_bytes(label)
+    assert segment(small, out, path).exit_code == 0
+    unsigned.header["descrip"] = b"corrected by hand"
+    nib.save(nib.Nifti1Image(np.asarray(unsigned.dataobj), unsigned.affine, unsigned.header), output)
+    assert "does not say what made it" in refused(small)
+
+
+def other_weights(bundle: Path) -> None:
+    """The same network with other values."""
+    network = load_network(bundle / "models")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01)
+    save_bundle_weights(network, bundle / "models")
 
 
 def test_a_label_of_another_grid_is_not_taken_for_this_images(small: Path, tmp_path: Path) -> None:
@@ -175,7 +216,6 @@ def foreign(models: Path) -> None:
     other = small_bundle(models.parent, models.parent / "other")
     from custom_components.domain import Domain
     from custom_components.networks import U2Net
-    from custom_components.weights import save_bundle_weights
 
     domain = Domain.from_file(other / "configs" / "domain.json")
     save_bundle_weights(U2Net({domain.name: domain.network}, (4, 8, 8, 16)), other / "models")

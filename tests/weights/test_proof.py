@@ -19,6 +19,7 @@ from custom_components.networks import fingerprint
 from custom_components.weights import load_network, network_on_trunk, save_bundle_weights
 from custom_components.weights.bundle_changes import import_adapter, remove_adapter
 from custom_components.weights.files import read_header, write_tensors
+from custom_components.weights.model_file import read_model_file
 from custom_components.weights.proof import prove_unchanged
 from tests.phantoms import save_nifti
 from tests.weights.bundles import bundle_of, domain
@@ -115,6 +116,25 @@ def spacing(after: Path) -> None:
     path.write_text(HEART.model_copy(update={"spacing": (1.0, 1.0, 1.5)}).to_json())
 
 
+def other_model(after: Path) -> None:
+    """One bit of ``model.pt`` alone."""
+    path = after / "models" / "model.pt"
+    state = read_model_file(path)
+    state[BIAS].view(torch.int32).view(-1)[0] ^= 1
+    write_tensors(path, state)
+
+
+def older_model(after: Path) -> None:
+    """An adapter that is beside it is not in it, as after an import that was stopped."""
+    path = after / "models" / "model.pt"
+    write_tensors(path, {key: value for key, value in read_model_file(path).items() if "liver_ct" not in key})
+
+
+def damaged_model(after: Path) -> None:
+    path = after / "models" / "model.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 BIAS = "domains.heart_mri.encoder.0.first.norm.bias"
 
 
@@ -140,6 +160,9 @@ BIAS = "domains.heart_mri.encoder.0.first.norm.bias"
         ),
         (lambda after: remove_adapter(after, "liver_ct"), ["domain liver_ct: is missing"]),
         (spacing, ["description of heart_mri: spacing differ"]),
+        (other_model, [f"model.pt, against trunk and adapters: tensors 1 changed ({BIAS})"]),
+        (older_model, ["model.pt, against trunk and adapters: tensors", "missing (domains.liver_ct."]),
+        (damaged_model, ["model.pt: "]),
     ],
     ids=[
         "trunk trained",
@@ -149,6 +172,9 @@ BIAS = "domains.heart_mri.encoder.0.first.norm.bias"
         "adapter bit, header old",
         "missing",
         "spacing",
+        "model.pt bit",
+        "model.pt old",
+        "model.pt damaged",
     ],
 )
 def test_red(states: tuple[Path, Path], change: Callable[[Path], Any], expected: list[str]) -> None:
@@ -163,6 +189,7 @@ def test_red(states: tuple[Path, Path], change: Callable[[Path], Any], expected:
 def test_a_domain_that_was_meant_to_change_is_left_out(states: tuple[Path, Path]) -> None:
     before, after = states
     flip(after / "models" / "heart_mri.safetensors", BIAS, True)
+    write_tensors(after / "models" / "model.pt", load_network(after / "models").state_dict())
     assert prove_unchanged(before, after, trained=["heart_mri"])["verdict"] == "unchanged"
     with pytest.raises(InputError, match="has no domain hart_mri"):
         prove_unchanged(before, after, trained=["hart_mri"])
@@ -188,6 +215,15 @@ def test_given_images(states: tuple[Path, Path], tmp_path: Path) -> None:
     assert [o["input"][:13] for o in outputs["liver_ct"]["outputs"][2:]] == ["random volume"]
     with pytest.raises(InputError, match="no such folder"):
         prove_unchanged(before, after, tmp_path / "none")
+
+
+def test_one_folder_for_both_proves_nothing(states: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(states[1])
+    for same in (states[1], states[1] / "models", tmp_path / "link"):
+        with pytest.raises(InputError, match="are one folder; give a copy"):
+            prove_unchanged(same, states[1])
+    (states[1] / "models" / "model.pt").unlink()  # nothing reads what is not there
+    assert prove_unchanged(*states)["verdict"] == "unchanged"
 
 
 def test_no_bundle(states: tuple[Path, Path], tmp_path: Path) -> None:
