@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Events
 
 from custom_components.bundles import universal_drift
+from custom_components.data import datalist
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter
@@ -207,21 +208,37 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
     assert "overrides None there, {'image_order': 3} here" in str(caught.value.__cause__)
 
 
+def blank(label: Path) -> None:
+    """Make it background alone."""
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+
+
 def _absent_cases(folder: Path) -> Path:
     path = folder / "folds.json"
     path.write_text(json.dumps({"fold0": {"train": ["nobody"], "val": ["phantom_000"]}}))
     return path
 
 
-def test_a_domain_without_foreground_is_refused(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
-    empty = tmp_path / "Task97_Alpha"
-    shutil.copytree(domains["dataset_dirs"]["alpha"], empty)
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_a_domain_without_foreground_is_refused(
+    universal: Path, domains: dict[str, Any], tmp_path: Path, cache_gb: float
+) -> None:
+    empty = shutil.copytree(domains["dataset_dirs"]["alpha"], tmp_path / "Task97_Alpha")
     for path in (empty / "labelsTr").glob("*.nii.gz"):
-        image = nib.load(path)
-        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
-    sets = DomainSets(domains["domains"][:1], {"alpha": empty}, universal / "configs" / "chain.json")
-    with pytest.raises(InputError, match="'alpha': none of its 4 prepared"):
-        _ = sets.training_sets
+        blank(path)
+    with pytest.raises(InputError, match="'alpha': none of its 4 training cases has a voxel of any class"):
+        _ = DomainSets(
+            domains["domains"][:1], {"alpha": empty}, universal / "configs" / "chain.json", cache_gb=cache_gb
+        ).training_sets
+
+
+def test_one_case_without_foreground_is_no_hindrance(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    """Even where it is the only one that stays in memory."""
+    data = shutil.copytree(domains["dataset_dirs"]["alpha"], tmp_path / "Task97_Alpha")
+    blank(Path(datalist(data)[0]["label"]))
+    arguments = (domains["domains"][:1], {"alpha": data}, universal / "configs" / "chain.json")
+    assert [len(kept._cache) for kept in DomainSets(*arguments, cache_gb=0.0007).training_sets.values()] == [1]  # type: ignore[attr-defined]
 
 
 def test_a_memory_budget_keeps_that_share_of_the_cases(universal: Path, domains: dict[str, Any]) -> None:
