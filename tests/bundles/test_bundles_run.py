@@ -18,7 +18,7 @@ from custom_components.inference import Segmenter
 from custom_components.networks import U2Net
 from custom_components.weights import WeightsError, load_network, load_trunk, read_tensors, save_bundle_weights
 from tests.bundles.conftest import MADE, Made
-from tests.bundles.training_runs import last, tiny, workflow
+from tests.bundles.training_runs import last, small_domain, smallest_patch, tiny, workflow
 
 PLACES = ("bundle_root", "domain#path", "dataset_dir", "device")
 SHAPE = {"in_channels": 1, "out_channels": 2, "strides": [[2, 2, 2]] * 5, "kernel_sizes": [[3, 3, 3]] * 6}
@@ -131,6 +131,24 @@ def test_cases_on_disk_give_the_patches_of_cases_in_memory(phantoms: dict[str, P
     for batch in batches[1:]:
         assert torch.equal(batch["image"], batches[0]["image"])
         assert torch.equal(batch["label"], batches[0]["label"])
+
+
+def test_a_folder_of_cases_on_disk_serves_every_fold_and_augmentation(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    """A case is prepared for training and for validation each, and anew where an augmentation prepares it otherwise."""
+    made = Made(next(path for path in MADE if path.name.startswith("liver")))
+
+    def items(fold: int, *more: str) -> list[dict[str, Any]]:
+        values = tiny(made.folder, phantoms["liver_ct"], tmp_path, fold=fold)
+        values["steps_per_epoch"] = 2  # all of the four training cases
+        z, y, x = smallest_patch(made.domain)
+        small_domain(made.folder, tmp_path, patch_size=[2 * z, y, x])  # larger than the images: MONAI's augmentation pads
+        parser = workflow(made.folder, ["train.json", *more], values).parser
+        return [*parser.get_parsed_content("train#dataloader"), *parser.get_parsed_content("validate#dataset")]
+
+    for fold, more in ((0, ()), (1, ()), (1, ("monai_augmentation.json",)), (0, ())):
+        for read, expected in zip(items(fold, "disk_cache.json", *more), items(fold, *more), strict=True):
+            assert read.keys() == expected.keys()
+            assert all(torch.equal(read[key], expected[key]) for key in ("image", "label"))
 
 
 def test_without_weights_there_is_one_error_that_says_what_to_do(made: Made, phantoms: dict[str, Path], tmp_path: Path) -> None:
