@@ -220,10 +220,10 @@ def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path,
 
 
 def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
-    values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
+    values = overrides(bundle, phantom_data, tmp_path, steps_per_epoch=2)
     run_in_two_processes(repository, bundle, ["train.json", "multi_gpu_train.json"], values)
     state = last(tmp_path)
-    assert state["settings"]["processes"] == 2
+    assert (state["epoch"], state["settings"]["processes"]) == (2, 2)
     assert not any(key.startswith("module.") for key in state["objects"]["network"])
     assert len(json.loads((tmp_path / "out" / "validation.json").read_text())["cases"]) == 2
 

@@ -24,10 +24,15 @@ from custom_components.weights import load_adapter, load_network, load_trunk
 from tests.bundles.training_runs import last, run_in_two_processes, workflow
 from tests.bundles.universal_runs import COMMON, overrides, two_domains
 
+UNIVERSAL = Path(__file__).parents[2] / "bundles" / "universal_segmentation"
+# Configurations that train.json is not combined with, and overrides that have tests of their own.
+NOT_HERE = {"chain", "metadata", "train", "evaluate", "inference", "adapt", "multi_gpu_train"}
+SETUPS = sorted({path.stem for path in (UNIVERSAL / "configs").glob("*.json")} - NOT_HERE)
+
 
 @pytest.fixture(scope="module")
-def universal(repository: Path) -> Path:
-    return repository / "bundles" / "universal_segmentation"
+def universal() -> Path:
+    return UNIVERSAL
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,7 @@ def test_a_domain_sees_the_same_patches_alone_and_with_others(universal: Path, d
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize("setup", ["independent", "shared", "series", "parallel", "dense", "by_size"])
+@pytest.mark.parametrize("setup", SETUPS)
 def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any], tmp_path: Path, setup: str) -> None:
     values = overrides(universal, domains, tmp_path, steps_per_domain=1)
     if setup == "independent":
@@ -151,17 +156,33 @@ def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any]
     assert last(tmp_path)["epoch"] == 2
 
 
+def test_an_adapter_trains_two_epochs_on_a_frozen_trunk(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    trunk = trained / "models" / "trunk.safetensors"
+    values = overrides(universal, {**domains, "domains": domains["domains"][:1]}, tmp_path, trunk=str(trunk))
+    flow = workflow(universal, ["train.json", "adapt.json"], values)
+    start = {key: value.clone() for key, value in flow.network_def.state_dict().items()}
+    flow.run()
+    assert last(tmp_path)["epoch"] == 2
+    changed = {key.split(".")[0] for key, value in states(tmp_path).items() if not torch.equal(value, start[key])}
+    assert changed == {"domains"}
+    assert load_trunk(tmp_path / "models" / "trunk.safetensors")[0] == load_trunk(trunk)[0]
+    assert list(load_network(tmp_path / "models").domains) == ["alpha"]
+
+
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
 ) -> None:
     # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes.
-    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 0.3}
+    common = {"loss#loss#batch": False, "steps_per_domain": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 0.3}
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
     run_in_two_processes(repository, universal, ["train.json", "multi_gpu_train.json"], two)
     first, second = states(tmp_path / "one"), states(tmp_path / "two")
     start = copy.deepcopy(workflow(universal, ["train.json"], {**one, "resume": False}).network_def.state_dict())
+    assert last(tmp_path / "two")["epoch"] == 2
     moved = 0
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}")
