@@ -199,5 +199,6 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors(include_url=False):
         field = ".".join(str(p) for p in item["loc"])
         what = {"missing": "is missing", "extra_forbidden": "is not a known field"}.get(item["type"], item["msg"])
-        parts.append(f"{field}: {what}" if field else what.removeprefix("Value error, "))
+        what = what.removeprefix("Value error, ")
+        parts.append(f"{field}: {what}" if field else what)
     return "; ".join(parts)

@@ -29,7 +29,23 @@ def _ordered_range(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Range: TypeAlias = Annotated[tuple[float, float], AfterValidator(_ordered_range)]
-Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+# Beside the adapters <domain>.safetensors, a bundle's models folder holds trunk.safetensors, model.pt and last.pt.
+OTHER_FILES = ("trunk", "model", "last")
+
+
+def check_free_name(name: str) -> str:
+    """The name of a domain, whose adapter is called after it.
+
+    Raises:
+        ValueError: another file of a bundle has that name.
+    """
+    if name in OTHER_FILES:
+        raise ValueError(f"'{name}' is another file's in a bundle's models folder; choose another name, such as liver_ct")
+    return name
+
+
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64), AfterValidator(check_free_name)]
 
 
 class Strict(BaseModel):

@@ -136,6 +136,12 @@ def new_domain(
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise InputError(f"--name {name}: lower-case letters, digits and underscores are allowed, a letter first, 64 at most")
+    from custom_components.domain_parts import check_free_name
+
+    try:
+        check_free_name(name)
+    except ValueError as error:
+        raise InputError(f"--name {name}: {error}") from None
 
 
 def _check_free(name: str, target: Path) -> None:

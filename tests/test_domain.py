@@ -64,6 +64,9 @@ def test_an_unknown_field_is_named(values: dict[str, Any], inside: tuple[str, ..
     [
         ("name", "Hippo campus", "name"),
         ("name", "../evil", "name"),
+        ("name", "trunk", "name: 'trunk' is another file's in a bundle's models folder"),
+        ("name", "model", "name: 'model' is another file's"),
+        ("name", "last", "name: 'last' is another file's"),
         ("modality", "PET", "modality"),
         ("channels", [], "channels"),
         ("labels", {"background": 0, "anterior": 2}, "without gaps"),

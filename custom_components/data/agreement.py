@@ -4,14 +4,61 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
-from custom_components.data.datalist import Dataset
+import torch
+
+from custom_components.data.datalist import Case, Dataset, datalist, read_dataset
+from custom_components.data.reading import load_volume
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 
-__all__ = ["check_agreement"]
+__all__ = ["check_agreement", "check_foreground", "training_cases"]
 
 logger = logging.getLogger(__name__)
+
+
+def training_cases(domain: Domain, dataset_dir: str | Path, fold: int = 0, folds: str | Path = "auto") -> list[Case]:
+    """The training cases of a fold, of a data set that the description can be trained on.
+
+    Args:
+        domain: the description.
+        dataset_dir, fold, folds: as in `custom_components.data.datalist`.
+
+    Returns:
+        As `custom_components.data.datalist` gives them.
+
+    Raises:
+        InputError: as `custom_components.data.datalist`, `check_agreement` and `check_foreground`.
+    """
+    check_agreement(domain, read_dataset(dataset_dir))
+    cases = datalist(dataset_dir, "training", fold, folds)
+    check_foreground(domain, cases)
+    return cases
+
+
+def check_foreground(domain: Domain, cases: Sequence[Case]) -> None:
+    """Ask that some case have a voxel of any class: a network that sees background alone learns to find nothing.
+
+    Label files are read up to the first such voxel, mostly one file.
+
+    Args:
+        domain: whose classes and merges count.
+        cases: as `custom_components.data.datalist` gives them, at least one.
+
+    Raises:
+        InputError: no case has one, or a label file cannot be read.
+    """
+    targets = {**{index: index for index in domain.labels.values()}, **domain.label_merges}
+    values = torch.tensor([value for value, target in targets.items() if target])
+    # Rounded, for a file's scale factor can leave 0.99999 for 1.
+    if any(torch.isin(load_volume(case["label"]).as_tensor().round(), values).any() for case in cases):
+        return
+    raise InputError(
+        f"domain '{domain.name}': none of its {len(cases)} training cases has a voxel of any class (the first label is "
+        f"{cases[0]['label']}); see to its labels and label_merges"
+    )
 
 
 def check_agreement(domain: Domain, dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import ConcatDataset
 
-from custom_components.data import check_agreement, datalist, read_dataset
+from custom_components.data import datalist, training_cases
 from custom_components.domain import Domain, NetworkShape
 from custom_components.errors import InputError
 
@@ -65,7 +65,8 @@ class DomainSets(Mapping[str, DomainSet]):
             of each domain's is kept and the others are read anew each time.
 
     Raises:
-        InputError: a description, folder, fold or configuration is missing or wrong, or a name comes twice.
+        InputError: a description, folder, fold or configuration is missing or wrong, a name comes twice, or no training case
+            of a domain has a voxel of any class.
     """
 
     def __init__(
@@ -135,15 +136,8 @@ class DomainSets(Mapping[str, DomainSet]):
 
     @cached_property
     def training_sets(self) -> dict[str, CacheDataset]:
-        """Cases whose items are patches.
-
-        Raises:
-            InputError: no case of a domain that was prepared has a voxel of any class.
-        """
-        sets = {name: self._cached(item.training, item.training_transform) for name, item in self.items()}
-        for name, dataset in sets.items():
-            _must_have_foreground(name, dataset)
-        return sets
+        """Cases whose items are patches."""
+        return {name: self._cached(item.training, item.training_transform) for name, item in self.items()}
 
     @cached_property
     def validation_set(self) -> ConcatDataset[Any]:
@@ -194,22 +188,11 @@ def _domain_set(
             raise InputError(f"chain_overrides: {path} has no '{key}'; its values are {', '.join(parser.get())}") from None
     parser["domain"] = domain
     parts = [parser.get_parsed_content(part) for part in ("training", "validation", "inferer", "postprocessing")]
-    check_agreement(domain, read_dataset(dataset_dir))
     training, validation = (
-        [{**case, "domain": domain.name} for case in datalist(dataset_dir, section, fold, folds)]
-        for section in ("training", "validation")
+        [{**case, "domain": domain.name} for case in cases]
+        for cases in (training_cases(domain, dataset_dir, fold, folds), datalist(dataset_dir, "validation", fold, folds))
     )
     return DomainSet(domain, training, validation, *parts)
-
-
-def _must_have_foreground(name: str, dataset: CacheDataset) -> None:
-    prepared: Any = dataset._cache
-    labels = [item["label"] for item in prepared if "label" in item]
-    if labels and not any(bool(torch.as_tensor(label).any()) for label in labels):
-        raise InputError(
-            f"domain '{name}': none of its {len(labels)} prepared training cases has a voxel of any class; see to its labels "
-            "and label_merges"
-        )
 
 
 def _case_bytes(case: dict[str, Any], transform: Compose) -> int:

@@ -11,16 +11,34 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.networks import U2Net
 from custom_components.weights import WeightsError, load_network, load_trunk, read_tensors, save_bundle_weights
+from custom_components.weights.files import write_tensors
 from tests.bundles.conftest import MADE, Made
-from tests.bundles.training_runs import last, tiny, workflow
+from tests.bundles.training_runs import last, small_domain, smallest_patch, tiny, workflow
 
 PLACES = ("bundle_root", "domain#path", "dataset_dir", "device")
+# Configurations that train.json is not combined with, and overrides that have tests of their own: adapt.json below, for every
+# bundle, and multi_gpu_train.json in test_train.py, for its two processes take long.
+NOT_HERE = {
+    "domain",
+    "metadata",
+    "train",
+    "evaluate",
+    "inference",
+    "from_universal",
+    "original_network",
+    "adapt",
+    "multi_gpu_train",
+}
+OVERRIDES = [
+    (folder, path.name) for folder in MADE for path in sorted((folder / "configs").glob("*.json")) if path.stem not in NOT_HERE
+]
 SHAPE = {"in_channels": 1, "out_channels": 2, "strides": [[2, 2, 2]] * 5, "kernel_sizes": [[3, 3, 3]] * 6}
 
 
@@ -103,6 +121,33 @@ def test_an_adapter_on_a_frozen_trunk(made: Made, phantoms: dict[str, Path], tru
     (trunk / adapter.name).unlink()
 
 
+@pytest.mark.parametrize(("folder", "override"), OVERRIDES, ids=lambda value: Path(value).stem.removesuffix("_segmentation"))
+def test_every_override_of_training_trains_two_epochs(
+    folder: Path, override: str, phantoms: dict[str, Path], trunk: Path, tmp_path: Path
+) -> None:
+    made = Made(folder)
+    values = tiny(folder, phantoms[made.domain.name], tmp_path)
+    if override == "continue_training.json":
+        given = workflow(folder, ["train.json"], values).network_def
+        values["weights"] = str(tmp_path / "given.safetensors")
+        write_tensors(values["weights"], given.state_dict())
+    elif shapes := json.loads((folder / "configs" / override).read_text()).get("network_def#domains"):
+        levels = len(shapes[made.domain.name]["kernel_sizes"])
+        values["network_def#channels"] = [4, 4, 6, 6, 8, 8][:levels]
+    flow = workflow(folder, ["train.json", override], values)
+    start = {key: value.clone() for key, value in flow.network_def.state_dict().items()}
+    flow.run()
+    state = last(tmp_path)
+    assert (state["epoch"], state["iteration"]) == (2, 2)
+    trained = state["objects"]["network"]
+    assert trained.keys() == start.keys()
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    assert any(not torch.equal(start[key], value) for key, value in trained.items())
+    scores = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert set(scores["summary"]) == {*made.domain.classes, "mean"}
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
 def test_an_adapters_training_goes_on_and_knows_its_trunk(phantoms: dict[str, Path], trunk: Path, tmp_path: Path) -> None:
     made = Made(next(path for path in MADE if path.name.startswith("cardiac")))
     values = tiny(made.folder, phantoms["cardiac_mri"], tmp_path, trunk=str(trunk / "trunk.safetensors"), max_epochs=1)
@@ -131,6 +176,27 @@ def test_cases_on_disk_give_the_patches_of_cases_in_memory(phantoms: dict[str, P
     for batch in batches[1:]:
         assert torch.equal(batch["image"], batches[0]["image"])
         assert torch.equal(batch["label"], batches[0]["label"])
+
+
+@pytest.mark.filterwarnings("error:Corrupt cache file")
+def test_a_folder_of_cases_on_disk_serves_every_fold_and_augmentation(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    """A case is prepared for training and for validation each, and anew where an augmentation prepares it otherwise."""
+    made = Made(next(path for path in MADE if path.name.startswith("liver")))
+
+    def items(fold: int, *more: str) -> list[dict[str, Any]]:
+        values = tiny(made.folder, phantoms["liver_ct"], tmp_path, fold=fold)
+        values["steps_per_epoch"] = 2  # all of the four training cases
+        z, y, x = smallest_patch(made.domain)
+        small_domain(made.folder, tmp_path, patch_size=[2 * z, y, x])  # larger than the images: MONAI's augmentation pads
+        parser = workflow(made.folder, ["train.json", *more], values).parser
+        return [*parser.get_parsed_content("train#dataloader"), *parser.get_parsed_content("validate#dataset")]
+
+    for fold, more in ((0, ()), (1, ()), (1, ("monai_augmentation.json",)), (0, ())):
+        for read, expected in zip(items(fold, "disk_cache.json", *more), items(fold, *more), strict=True):
+            assert all(torch.equal(read[key], expected[key]) for key in ("image", "label"))
+            if isinstance(expected["label"], MetaTensor):  # of validation, which measures in mm
+                assert torch.equal(read["label"].affine, expected["label"].affine)
+                assert read["case"] == expected["case"]
 
 
 def test_without_weights_there_is_one_error_that_says_what_to_do(made: Made, phantoms: dict[str, Path], tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -15,6 +19,7 @@ from custom_components.errors import InputError
 from custom_components.transforms import KeepComponentsd, RandDeformCropd
 from custom_components.weights import load_state, read_tensors
 from tests.bundles.training_runs import last, overrides, run_in_two_processes, workflow
+from tests.phantoms import save_nifti
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,48 @@ def test_the_checkpoint_of_another_training_is_refused(bundle: Path, phantom_dat
     assert (trained / "models" / "last.pt").read_bytes() == before
 
 
+def other_channels(data: Path) -> None:
+    change_description(data, modality={"0": "T1", "1": "T2"})
+
+
+def swapped_labels(data: Path) -> None:
+    change_description(data, labels={"0": "background", "1": "posterior", "2": "anterior"})
+
+
+def background_alone(data: Path) -> None:
+    for path in (data / "labelsTr").glob("*.nii.gz"):
+        save_nifti(path, np.zeros(nib.load(path).shape, np.uint8))
+
+
+def change_description(data: Path, **changes: object) -> None:
+    path = data / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("override", [None, "disk_cache.json"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_channels, "'modality' has 2 channels"),
+        (swapped_labels, "has 'anterior' as 2, domain 'hippocampus_mri' has 'anterior' as 1"),
+        (background_alone, "none of its 8 training cases has a voxel of any class"),
+    ],
+    ids=["channels", "labels", "background"],
+)
+def test_a_data_set_of_another_kind_is_refused_before_training(
+    bundle: Path, phantom_data: Path, tmp_path: Path, change: Callable[[Path], None], words: str, override: str | None
+) -> None:
+    data = shutil.copytree(phantom_data, tmp_path / "data" / phantom_data.name)
+    change(data)
+    files = ["train.json", *([override] if override else [])]
+    flow = workflow(bundle, files, overrides(bundle, data, tmp_path))
+    with pytest.raises(RuntimeError) as caught:
+        flow.run()
+    assert isinstance(caught.value.__cause__, InputError)
+    assert words in str(caught.value.__cause__)
+    assert not (tmp_path / "models").exists()
+
+
 def test_the_originals_recipe(bundle: Path, phantom_data: Path, tmp_path: Path) -> None:
     small = {"max_epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
     values = overrides(bundle, phantom_data, tmp_path, **small)
@@ -173,10 +220,10 @@ def test_training_continues_from_given_weights(bundle: Path, phantom_data: Path,
 
 
 def test_two_processes_train_one_network(bundle: Path, phantom_data: Path, tmp_path: Path, repository: Path) -> None:
-    values = overrides(bundle, phantom_data, tmp_path, max_epochs=1, steps_per_epoch=2)
+    values = overrides(bundle, phantom_data, tmp_path, steps_per_epoch=2)
     run_in_two_processes(repository, bundle, ["train.json", "multi_gpu_train.json"], values)
     state = last(tmp_path)
-    assert state["settings"]["processes"] == 2
+    assert (state["epoch"], state["settings"]["processes"]) == (2, 2)
     assert not any(key.startswith("module.") for key in state["objects"]["network"])
     assert len(json.loads((tmp_path / "out" / "validation.json").read_text())["cases"]) == 2
 

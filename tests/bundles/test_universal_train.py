@@ -16,6 +16,7 @@ import torch
 from ignite.engine import Events
 
 from custom_components.bundles import universal_drift
+from custom_components.data import datalist
 from custom_components.domain import Domain
 from custom_components.errors import InputError, input_error_behind
 from custom_components.inference import Segmenter
@@ -24,10 +25,15 @@ from custom_components.weights import load_adapter, load_network, load_trunk
 from tests.bundles.training_runs import last, run_in_two_processes, workflow
 from tests.bundles.universal_runs import COMMON, overrides, two_domains
 
+UNIVERSAL = Path(__file__).parents[2] / "bundles" / "universal_segmentation"
+# Configurations that train.json is not combined with, and overrides that have tests of their own.
+NOT_HERE = {"chain", "metadata", "train", "evaluate", "inference", "adapt", "multi_gpu_train"}
+SETUPS = sorted({path.stem for path in (UNIVERSAL / "configs").glob("*.json")} - NOT_HERE)
+
 
 @pytest.fixture(scope="module")
-def universal(repository: Path) -> Path:
-    return repository / "bundles" / "universal_segmentation"
+def universal() -> Path:
+    return UNIVERSAL
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +150,7 @@ def test_the_rate_is_given_by_either_name(universal: Path, domains: dict[str, An
     assert parser.get_parsed_content("train#handlers#4").settings["rate"] == 0.5
 
 
-@pytest.mark.parametrize("setup", ["independent", "shared", "series", "parallel", "dense", "by_size"])
+@pytest.mark.parametrize("setup", SETUPS)
 def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any], tmp_path: Path, setup: str) -> None:
     values = overrides(universal, domains, tmp_path, steps_per_domain=1)
     if setup == "independent":
@@ -160,18 +166,34 @@ def test_every_set_up_trains_two_epochs(universal: Path, domains: dict[str, Any]
     assert last(tmp_path)["epoch"] == 2
 
 
+def test_an_adapter_trains_two_epochs_on_a_frozen_trunk(
+    universal: Path, domains: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    trunk = trained / "models" / "trunk.safetensors"
+    values = overrides(universal, {**domains, "domains": domains["domains"][:1]}, tmp_path, trunk=str(trunk))
+    flow = workflow(universal, ["train.json", "adapt.json"], values)
+    start = {key: value.clone() for key, value in flow.network_def.state_dict().items()}
+    flow.run()
+    assert last(tmp_path)["epoch"] == 2
+    changed = {key.split(".")[0] for key, value in states(tmp_path).items() if not torch.equal(value, start[key])}
+    assert changed == {"domains"}
+    assert load_trunk(tmp_path / "models" / "trunk.safetensors")[0] == load_trunk(trunk)[0]
+    assert list(load_network(tmp_path / "models").domains) == ["alpha"]
+
+
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     universal: Path, domains: dict[str, Any], tmp_path: Path, repository: Path
 ) -> None:
     # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes. The bound is out
     # of reach: gradients of the wrong scale would be brought to the same norm.
-    common = {"loss#loss#batch": False, "max_epochs": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 1e9}
+    common = {"loss#loss#batch": False, "steps_per_domain": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 1e9}
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
     run_in_two_processes(repository, universal, ["train.json", "multi_gpu_train.json"], two)
     first, second = states(tmp_path / "one"), states(tmp_path / "two")
     start = copy.deepcopy(workflow(universal, ["train.json"], {**one, "resume": False}).network_def.state_dict())
+    assert last(tmp_path / "two")["epoch"] == 2
     moved = 0
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}")
@@ -253,21 +275,37 @@ def test_some_domains_are_not_trained_into_the_folder_of_more(
     assert {path.name: path.read_bytes() for path in (tmp_path / "models").iterdir()} == before
 
 
+def blank(label: Path) -> None:
+    """Make it background alone."""
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+
+
 def _absent_cases(folder: Path) -> Path:
     path = folder / "folds.json"
     path.write_text(json.dumps({"fold0": {"train": ["nobody"], "val": ["phantom_000"]}}))
     return path
 
 
-def test_a_domain_without_foreground_is_refused(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
-    empty = tmp_path / "Task97_Alpha"
-    shutil.copytree(domains["dataset_dirs"]["alpha"], empty)
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0])
+def test_a_domain_without_foreground_is_refused(
+    universal: Path, domains: dict[str, Any], tmp_path: Path, cache_gb: float
+) -> None:
+    empty = shutil.copytree(domains["dataset_dirs"]["alpha"], tmp_path / "Task97_Alpha")
     for path in (empty / "labelsTr").glob("*.nii.gz"):
-        image = nib.load(path)
-        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
-    sets = DomainSets(domains["domains"][:1], {"alpha": empty}, universal / "configs" / "chain.json")
-    with pytest.raises(InputError, match="'alpha': none of its 4 prepared"):
-        _ = sets.training_sets
+        blank(path)
+    with pytest.raises(InputError, match="'alpha': none of its 4 training cases has a voxel of any class"):
+        _ = DomainSets(
+            domains["domains"][:1], {"alpha": empty}, universal / "configs" / "chain.json", cache_gb=cache_gb
+        ).training_sets
+
+
+def test_one_case_without_foreground_is_no_hindrance(universal: Path, domains: dict[str, Any], tmp_path: Path) -> None:
+    """Even where it is the only one that stays in memory."""
+    data = shutil.copytree(domains["dataset_dirs"]["alpha"], tmp_path / "Task97_Alpha")
+    blank(Path(datalist(data)[0]["label"]))
+    arguments = (domains["domains"][:1], {"alpha": data}, universal / "configs" / "chain.json")
+    assert [len(kept._cache) for kept in DomainSets(*arguments, cache_gb=0.0007).training_sets.values()] == [1]  # type: ignore[attr-defined]
 
 
 def test_a_memory_budget_keeps_that_share_of_the_cases(universal: Path, domains: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from custom_components.data import read_dataset
-from custom_components.data.agreement import check_agreement
+from custom_components.data import check_agreement, check_foreground, datalist, read_dataset, training_cases
 from custom_components.domain import Domain
 from custom_components.errors import InputError
-from tests.phantoms import decathlon
+from tests.phantoms import decathlon, save_nifti
 
 VALUES = json.loads(
     (Path(__file__).parents[2] / "bundles" / "hippocampus_mri_segmentation" / "configs" / "domain.json").read_text()
@@ -103,3 +103,46 @@ def test_what_may_be_meant_is_said(
 
 def test_the_bundles_agree_with_the_real_data(hippocampus_data: Path) -> None:
     check_agreement(Domain.from_dict(VALUES), read_dataset(hippocampus_data))
+
+
+MERGED = {"labels": {"background": 0, "organ": 1}, "label_merges": {"2": 1, "3": 0}}
+
+
+def labelled(folder: Path, *values: float) -> list[dict[str, Any]]:
+    """One case for each value, which one voxel of its label has."""
+    cases = []
+    for index, value in enumerate(values):
+        label = np.zeros((3, 4, 2), np.float32)
+        label[1, 2, 0] = value
+        cases.append({"case": f"case_{index}", "label": str(save_nifti(folder / f"case_{index}.nii.gz", label))})
+    return cases
+
+
+@pytest.mark.parametrize("values", [(1,), (2,), (0, 0, 1), (0, 3, 2), (0.99999,)])
+def test_one_voxel_of_any_class_is_enough(tmp_path: Path, values: tuple[float, ...]) -> None:
+    check_foreground(domain(**MERGED), labelled(tmp_path, *values))
+
+
+@pytest.mark.parametrize("values", [(0,), (0, 3, 0), (4, 7)])
+def test_labels_of_background_alone_are_refused(tmp_path: Path, values: tuple[float, ...]) -> None:
+    """Values that are merged into it, and values that are no class, are background."""
+    cases = labelled(tmp_path, *values)
+    words = f"domain 'hippocampus_mri': none of its {len(cases)} training cases has a voxel of any class (the first label is "
+    with pytest.raises(InputError, match=re.escape(words + cases[0]["label"])):
+        check_foreground(domain(**MERGED), cases)
+
+
+def test_no_label_is_read_after_the_first_with_foreground(tmp_path: Path) -> None:
+    cases = labelled(tmp_path, 0, 1)
+    check_foreground(domain(**MERGED), [*cases, {"case": "absent", "label": str(tmp_path / "absent.nii.gz")}])
+
+
+def test_the_training_cases_of_a_fold_are_those_of_a_data_set_that_agrees(tmp_path: Path) -> None:
+    data = decathlon(tmp_path, cases=5, shape=(8, 9, 8))
+    assert training_cases(domain(), data, 2) == datalist(data, "training", 2)
+    with pytest.raises(InputError, match="has 1 channels"):
+        training_cases(domain(channels=["T1", "T2"]), data, 2)
+    for path in (data / "labelsTr").iterdir():
+        save_nifti(path, np.zeros((8, 9, 8), np.uint8))
+    with pytest.raises(InputError, match="none of its 4 training cases"):
+        training_cases(domain(), data, 2)

@@ -154,6 +154,8 @@ def test_help_teaches(script: ModuleType) -> None:
     [
         (["--name", "Lung CT"], "--name Lung CT: lower-case"),
         (["--name", "type"], "torch keeps this word"),
+        (["--name", "trunk"], "--name trunk: 'trunk' is another file's in a bundle's models folder"),
+        (["--name", "model"], "--name model: 'model' is another file's in a bundle's models folder"),
         (["--name", "hippocampus_mri"], "is a bundle of that domain already"),
         (["--name", "a_mri", "--set", "spacing"], "FIELD=VALUE"),
         (["--name", "a_mri", "--set", "spacing=[1,2]"], "--set spacing"),
