@@ -203,11 +203,9 @@ def _keep(segmenter: Segmenter, source: Source, target: Path) -> Outcome:
         wrong = f"{_line(error)} (--overwrite replaces a label that is there already)"
         return Outcome(source.path, "failed", name, error=wrong)
     if made_by != segmenter.identity:
-        whose = (
-            f"was made by another model or with other settings ({made_by}" if made_by else "does not say what made it (no model"
-        )
+        found = f"was made by another model or with other settings ({made_by})" if made_by else "does not say what made it"
         mend = "give another --output-dir, or --overwrite to replace it"
-        wrong = f"{target}: is there already, and {whose} there, {segmenter.identity} here); {mend}"
+        wrong = f"{target}: is there already and {found}, this is {segmenter.identity}; {mend}"
         return Outcome(source.path, "failed", name, error=wrong)
     console.print(f"{target}: is there already, skipped (--overwrite makes it anew)")
     return Outcome(source.path, "skipped", name, str(target))
