@@ -177,7 +177,7 @@ class BestWeights:
             kept, once, in ``before_training`` beside them.
         network: the network; the wrapper of a distributed one is taken off.
         domains: descriptions that go into the headers of the adapters, so that each file says what it is for; beside them
-            goes the epoch, with its score.
+            goes the epoch, with its score. Left out where the network has other strides or kernels, as the original's.
 
     Raises:
         InputError: an adapter of another domain is there, which the trunk that this training writes would leave without its
@@ -187,7 +187,7 @@ class BestWeights:
     def __init__(self, models_dir: str | Path, network: nn.Module, domains: Iterable[Domain] = ()) -> None:
         self.models_dir = Path(models_dir)
         self.network = network
-        self.notes = {domain.name: AdapterNotes(description=domain) for domain in domains}
+        self.domains = {domain.name: domain for domain in domains}
         # Now: later on, what is there may be this training's own.
         self._earlier = [*self.models_dir.glob("*.safetensors"), *self.models_dir.glob(MODEL_FILE)]
         _must_keep_others(self.models_dir, _plain(network))
@@ -201,7 +201,11 @@ class BestWeights:
         network = _plain(self.network)
         self._keep_earlier()
         if isinstance(network, U2Net):
-            notes = {name: note.model_copy(update={"training": _summary(engine)}) for name, note in self.notes.items()}
+            shapes = network.config["domains"]
+            notes = {
+                name: AdapterNotes(description=domain if shapes.get(name) == domain.network else None, training=_summary(engine))
+                for name, domain in self.domains.items()
+            }
             save_bundle_weights(network, self.models_dir, notes)
         else:
             save_state(network, self.models_dir / MODEL_FILE)
