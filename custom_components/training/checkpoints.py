@@ -203,7 +203,9 @@ class BestWeights:
         if isinstance(network, U2Net):
             shapes = network.config["domains"]
             notes = {
-                name: AdapterNotes(description=domain if shapes.get(name) == domain.network else None, training=_summary(engine))
+                name: AdapterNotes(
+                    description=domain if _describes(domain, shapes.get(name)) else None, training=_summary(engine)
+                )
                 for name, domain in self.domains.items()
             }
             save_bundle_weights(network, self.models_dir, notes)
@@ -220,6 +222,11 @@ class BestWeights:
             for file in self._earlier:
                 shutil.copy2(file, partial / file.name)
             partial.rename(kept)
+
+
+def _describes(domain: Domain, shape: Mapping[str, Any] | None) -> bool:
+    """Whether an adapter has what its domain's description says; it may have more, such as the rank of a change."""
+    return shape is not None and domain.network.items() <= shape.items()
 
 
 def _switch(option: str, value: Any) -> bool:

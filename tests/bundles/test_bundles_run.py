@@ -18,6 +18,7 @@ from custom_components.errors import InputError
 from custom_components.inference import Segmenter
 from custom_components.networks import U2Net
 from custom_components.weights import WeightsError, load_network, load_trunk, read_tensors, save_bundle_weights
+from custom_components.weights.bundle_files import describe_header
 from custom_components.weights.files import write_tensors
 from tests.bundles.conftest import MADE, Made
 from tests.bundles.training_runs import last, small_domain, smallest_patch, tiny, workflow
@@ -109,6 +110,10 @@ def test_an_adapter_on_a_frozen_trunk(made: Made, phantoms: dict[str, Path], tru
     assert {p.name for p in (tmp_path / "models").iterdir()} == expected
     assert load_trunk(tmp_path / "models" / "trunk.safetensors")[0] == load_trunk(trunk / "trunk.safetensors")[0]
     adapter = tmp_path / "models" / f"{name}.safetensors"
+    header = describe_header(adapter)
+    assert header.shape.low_rank == 4
+    description = header.domain_description(adapter)
+    assert description is not None and description.network == made.domain.network
     use(made, values, tmp_path, ["from_universal.json"], trunk=values["trunk"], adapter=str(adapter))
     # In the folder of the trunk, an adapter is found by its domain's name.
     (trunk / adapter.name).write_bytes(adapter.read_bytes())
