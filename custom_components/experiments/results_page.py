@@ -253,7 +253,8 @@ def _parameter_table(groups: Mapping[str, Sequence[str]], described: Mapping[str
     columns = ["domains", "a dense network each", "universal, strided filters dense", "universal, separable", "a domain more"]
     note = (
         "Counted, not trained: a dense network of its own for each domain, as published; one universal network on the published "
-        "trunk, whose strided filters are dense; and the one that this project ships, with strided filters of each domain."
+        "trunk, whose strided filters are dense; and the one that this project ships, with strided filters of each domain. A "
+        "domain more that is added to a frozen trunk has its terms of low rank besides."
     )
     return f"{note}\n\n{_table(columns, rows)}"
 

@@ -18,7 +18,7 @@ SETUPS = {
     "independent": "the same network for each domain alone",
     "independent_dense": "a network of dense filters for each domain, as in the paper",
     "shared": "one network of dense filters without adapters; every image is resized to its patch",
-    "added": "an adapter for each domain, from the mean of the others', on a frozen trunk that was trained on the others",
+    "added": "an adapter for each domain, with a term of low rank, on a frozen trunk that was trained on the others",
 }
 CUBE = {"patch_size": [64, 64, 64], "strides": [[2, 2, 2]] * 5, "kernel_sizes": [[3, 3, 3]] * 6}
 
