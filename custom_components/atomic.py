@@ -34,15 +34,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())  # else a machine that stops after the rename may keep the name of an empty file
         # mkstemp makes private files; results get what an ordinary open() would give.
         mask = os.umask(0o077)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         try:
+            temporary.chmod(0o666 & ~mask)
             os.replace(temporary, path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another name") from None
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another name or folder") from None
     finally:
         temporary.unlink(missing_ok=True)

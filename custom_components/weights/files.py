@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,8 +160,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename: a machine that stops must not keep the name of an empty file
     except InputError as error:
         raise WeightsError(str(error)) from None
     except OSError as error:
