@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from custom_components.planning.decisions import Decision, Decisions
+from custom_components.planning.decisions import Decision, Decisions, rounded
 from custom_components.planning.geometry import Size3, Spacing3, coarse_axis
 
 __all__ = ["plan_augmentation", "sided"]
@@ -52,14 +52,14 @@ def _rotation(spacing: Spacing3, patch: Size3) -> Decision:
     """Rotation is rigid in mm. Out of the plane of thick slices it ends where the patch's edge would leave its slice."""
     coarse = coarse_axis(spacing)
     if coarse is None:
-        why = f"20° about every axis; the spacings differ by a factor {max(spacing) / min(spacing):.2g}, 3 at most"
+        why = f"20° about every axis; the spacings differ by a factor {rounded(max(spacing) / min(spacing))}, 3 at most"
         return Decision(_turns([ANGLE] * 3), why)
     reach = max(n * s for axis, (n, s) in enumerate(zip(patch, spacing, strict=True)) if axis != coarse) / 2
     tilt = round(min(ANGLE, math.atan(spacing[coarse] / reach)), 3)
     angles = [ANGLE if axis == coarse else tilt for axis in range(3)]
     why = (
         f"20° within the slices; out of them {math.degrees(tilt):.1f}°, which moves the patch's edge, {reach:.0f} mm away, by "
-        f"{reach * math.tan(tilt):.2g} mm, where a slice has {spacing[coarse]:.3g} mm"
+        f"{rounded(reach * math.tan(tilt))} mm, where a slice has {spacing[coarse]:.3g} mm"
     )
     return Decision(_turns(angles), why)
 
@@ -75,10 +75,11 @@ def _elastic(spacing: Spacing3, patch: Size3) -> Decision:
     # The standard deviation of the displacement is alpha / √3 · (2 √π sigma)^(−3/2): see RandElastic.
     alpha = float(round(displacement * math.sqrt(3) * (2 * math.sqrt(math.pi) * low) ** 1.5))
     why = (
-        f"up to {displacement:.2g} voxels (standard deviation at sigma {low:g}), {displacement * max(spacing):.2g} mm along the "
+        f"up to {rounded(displacement)} voxels (standard deviation at sigma {low:g}), "
+        f"{rounded(displacement * max(spacing))} mm along the "
         f"coarsest axis; sigma in voxels, "
         + (f"a quarter of the patch's {extent}" if shrink < 1 else "the original's")
-        + (f"; smaller than {DISPLACEMENT:g} voxels, for the spacings differ by a factor {ratio:.2g}" if ratio > 1 else "")
+        + (f"; smaller than {DISPLACEMENT:g} voxels, for the spacings differ by a factor {rounded(ratio)}" if ratio > 1 else "")
     )
     return Decision({"probability": 0.3, "sigma": [low, high], "alpha": [0.0, alpha]}, why)
 

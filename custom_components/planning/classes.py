@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from custom_components.errors import InputError
-from custom_components.planning.decisions import Decision, Decisions
+from custom_components.planning.decisions import Decision, Decisions, rounded
 from custom_components.planning.facts import DatasetFacts, label_shares
 
 __all__ = ["check_merges", "class_values", "plan_classes", "plan_input", "plan_modality"]
@@ -155,7 +155,7 @@ def _strays(facts: DatasetFacts, classes: Mapping[int, str]) -> dict[int, list[s
 
 def _labels_why(facts: DatasetFacts, classes: Mapping[int, str]) -> str:
     shares = label_shares(facts)
-    told = ", ".join(f"{classes[value]} {100 * share:.2g} %" for value, share in shares.items())
+    told = ", ".join(f"{classes[value]} {rounded(100 * share)} %" for value, share in shares.items())
     rarest = f"; rarest: {classes[min(shares, key=lambda value: shares[value])]}" if len(shares) > 1 else ""
     return f"'labels' of dataset.json; of a median case's labelled voxels: {told}{rarest}"
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from custom_components.domain import Domain
 from custom_components.errors import InputError
 
-__all__ = ["Decision", "Decisions", "Overrides", "nested", "overridden", "parse_merges", "parse_overrides"]
+__all__ = ["Decision", "Decisions", "Overrides", "nested", "overridden", "parse_merges", "parse_overrides", "rounded"]
 
 SET = "set by --set"
 
@@ -27,6 +27,11 @@ class Decision:
 
 Decisions: TypeAlias = dict[str, Decision]  # by the field's dotted path in domain.json
 Overrides: TypeAlias = Mapping[str, Any]  # by dotted path
+
+
+def rounded(value: float) -> str:
+    """To two significant digits, as a person writes it: 98.7 → 99, 99.7 → 100 (``%.2g`` says 1e+02), 0.0123 → 0.012."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def parse_overrides(given: Iterable[str]) -> dict[str, Any]:

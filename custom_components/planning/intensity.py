@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from custom_components.planning.decisions import Decision, Decisions
+from custom_components.planning.decisions import Decision, Decisions, rounded
 from custom_components.planning.facts import ChannelFacts, DatasetFacts
 
 __all__ = ["plan_intensity"]
@@ -46,7 +46,7 @@ def _floor(channels: Sequence[ChannelFacts], modality: str) -> Decision:
 def _statistics(channels: Sequence[ChannelFacts], modality: str) -> Decision:
     zeros = float(np.median([channel.zeros for channel in channels]))
     negative = sum(channel.low < 0 for channel in channels)
-    told = f"{100 * zeros:.2g} % of a median image is exactly 0, {negative} of {len(channels)} have negative values"
+    told = f"{rounded(100 * zeros)} % of a median image is exactly 0, {negative} of {len(channels)} have negative values"
     hounsfield = modality == "CT" and np.median([channel.low for channel in channels]) <= BELOW_WATER
     if hounsfield:
         return Decision("positive", "CT in Hounsfield units: what is denser than water, however much air is in view")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from custom_components.planning.decisions import Decision, Decisions
+from custom_components.planning.decisions import Decision, Decisions, rounded
 from custom_components.planning.facts import DatasetFacts, label_shares
 from custom_components.planning.geometry import Size3
 
@@ -42,7 +42,9 @@ def plan_sampling(facts: DatasetFacts, shape: Size3, patch: Size3, patch_voxels:
     return {
         "sampling.batch_size": Decision(batch, f"{why}. {cost_of(patch, batch)}"),
         "sampling.foreground": Decision(foreground, told),
-        "sampling.smallest_class": Decision(smallest, f"{told}; the rest, {1 - foreground - smallest:.2g}, is centred anywhere"),
+        "sampling.smallest_class": Decision(
+            smallest, f"{told}; the rest, {rounded(1 - foreground - smallest)}, is centred anywhere"
+        ),
     }
 
 
@@ -50,14 +52,17 @@ def cost_of(patch: Size3, batch: int) -> str:
     """What a training step takes, as a sentence."""
     voxels = batch * math.prod(patch)
     memory, seconds = voxels * BYTES_PER_VOXEL / 1e9, voxels * SECONDS_PER_VOXEL
-    return f"A step takes about {memory:.2g} GB (float32, 16 channels at the finest level), on two CPU cores {seconds:.2g} s"
+    return (
+        f"A step takes about {rounded(memory)} GB (float32, 16 channels at the finest level), "
+        f"on two CPU cores {rounded(seconds)} s"
+    )
 
 
 def _probabilities(facts: DatasetFacts) -> tuple[tuple[float, float], str]:
     shares = label_shares(facts)
     rarest = min(shares, key=lambda value: shares[value])
     share = shares[rarest]
-    named = f"{facts.labels[rarest]} ({rarest}) has {100 * share:.2g} % of the labelled voxels of a median case"
+    named = f"{facts.labels[rarest]} ({rarest}) has {rounded(100 * share)} % of the labelled voxels of a median case"
     if len(shares) == 1:
         return USUAL, "the original's; with one class both mean that"
     if share < VERY_RARE_SHARE:

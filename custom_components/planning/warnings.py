@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from custom_components.data.datalist import FOLDS
+from custom_components.planning.decisions import rounded
 from custom_components.planning.facts import DatasetFacts
 
 __all__ = ["data_warnings"]
@@ -59,7 +60,7 @@ def _labels(facts: DatasetFacts) -> Iterator[str]:
         yield f"{len(empty)} of {number} cases have no label at all ({_some(empty)})"
     share = float(np.median([case.foreground / np.prod(case.shape) for case in facts.cases]))
     if share < LITTLE:
-        yield f"labels fill {100 * share:.2g} % of a median image: most patches that are centred anywhere show none"
+        yield f"labels fill {rounded(100 * share)} % of a median image: most patches that are centred anywhere show none"
 
 
 def _intensities(facts: DatasetFacts, modality: str) -> Iterator[str]:
