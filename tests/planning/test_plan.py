@@ -70,9 +70,9 @@ def test_any_data_gives_a_domain_whose_network_can_be_built(data: Any, bound: in
     assert all(p % t == 0 for p, t in zip(domain.patch_size, halvings(domain.strides), strict=True))
 
 
-@pytest.mark.parametrize(("voxels", "told"), [(1000, "Organ 100 %, rare 0.12 %"), (10, "Organ 91 %, rare 11 %")])
+@pytest.mark.parametrize(("voxels", "told"), [(1000, "organ 100 %, rare 0.12 %"), (10, "organ 94 %, rare 11 %")])
 def test_shares_are_told_as_a_person_writes_them(voxels: int, told: str) -> None:
-    cases = [case((40, 60, 50), labels={1: voxels, 2: 0})] * 2 + [case((40, 60, 50), labels={1: 8 * voxels // 10, 2: 1})] * 1
+    cases = [case((40, 60, 50), labels={1: voxels, 2: 0}), case((40, 60, 50), labels={1: 8 * voxels // 10, 2: 1})]
     assert told in why(plan_domain(dataset(cases, labels={0: "background", 1: "Organ", 2: "rare"}), "organ_mri"), "labels")
 
 
