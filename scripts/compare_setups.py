@@ -29,13 +29,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from custom_components.errors import InputError
-from custom_components.experiments.running import bundle_command, configs_sha256, run_logged, split_options
+from custom_components.experiments.running import (
+    bundle_command,
+    configs_sha256,
+    descriptions_sha256,
+    run_logged,
+    split_options,
+)
+from custom_components.experiments.settings import check_settings, note_settings
 from custom_components.experiments.setups import SETUPS, Budget, Run, planned_runs
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 BUNDLE = Path("bundles") / "universal_segmentation"
+OF_RUNS = {
+    *("config_file", "bundle_root", "dataset_dir", "dataset_dirs", "domains", "sets", "fold", "folds", "ckpt_dir", "output_dir"),
+    *("steps_per_domain", "steps_per_epoch", "max_epochs", "val_interval", "trunk", "shape"),
+}
+"""What a run says of itself, and --option may not: which cases judge, what is trained on which, for how long."""
+MEND = "give other --runs-dir and --results-dir, or move it and the run's folder away"
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -62,21 +75,19 @@ def compare_setups(
     try:
         folders = _domains(bundle, data_dir, _names(domains))
         _check_fold([data_dir / folder for folder in folders.values()], fold)
-        chosen = _names(setups)
+        if not (chosen := list(dict.fromkeys(_names(setups)))):
+            raise InputError(f"--setups: names none; there are {', '.join(SETUPS)}")
         runs = _some_of(planned_runs(bundle, runs_dir, list(folders), chosen, Budget(epochs, steps)), _names(only))
-        extra = split_options(option or [])
+        extra = split_options(option or [], OF_RUNS)
+        places = Folders(data_dir, runs_dir, results_dir, bundle)
+        planned = [(run, _expected(run, bundle, epochs * steps, fold, extra)) for run in runs]
+        for run, expected in planned:  # all of them, before the first is trained
+            _check_same(run, places, expected)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("runs", total=len(runs))
-            for run in runs:
-                expected = {
-                    "domains": list(run.domains),
-                    "steps": epochs * steps * len(run.domains),
-                    "fold": fold,
-                    "options": extra,
-                    "configs": configs_sha256(bundle),
-                }
-                _do(run, Folders(data_dir, runs_dir, results_dir, bundle), folders, expected, progress, task)
+            for run, expected in planned:
+                _do(run, places, folders, expected, progress, task)
                 progress.advance(task)
     except (InputError, ValueError) as error:
         console.print(f"Error: {' '.join(str(error).split())}", style="red")
@@ -88,6 +99,22 @@ class Folders:
 
     def __init__(self, data: Path, runs: Path, results: Path, bundle: Path) -> None:
         self.data, self.runs, self.results, self.bundle = data, runs, results, bundle
+
+    def done(self, run: Run) -> Path:
+        """The file that is there when a run is done."""
+        return self.results / f"{run.name}.json" if run.setup else self.runs / run.name / "trained.json"
+
+
+def _expected(run: Run, bundle: Path, steps_per_domain: int, fold: int, options: list[str]) -> dict[str, Any]:
+    """What a result of this run says of how it was made."""
+    return {
+        "domains": list(run.domains),
+        "steps": steps_per_domain * len(run.domains),
+        "fold": fold,
+        "options": options,
+        "configurations": configs_sha256(bundle),
+        "descriptions": descriptions_sha256(bundle, run.domains),
+    }
 
 
 def _domains(bundle: Path, data_dir: Path, chosen: list[str]) -> dict[str, str]:
@@ -134,13 +161,11 @@ def _do(
     progress: Progress,
     task: TaskID,
 ) -> None:
-    folder = folders.runs / run.name
-    done = folders.results / f"{run.name}.json" if run.setup else folder / "trained.json"
+    folder, done = folders.runs / run.name, folders.done(run)
     if done.is_file():
-        _check_same(done, expected)
         console.print(f"{done}: is there already, {run.name} skipped")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    note_settings(folder, expected)
     progress.update(task, description=f"{run.name}: training")
     fold = expected["fold"]
     data = ("--dataset_dir", str(folders.data), "--fold", str(fold))
@@ -154,23 +179,27 @@ def _do(
     _write(done, {**result, **expected, "command": _portable(["python", *command[1:]], folders)})
 
 
-def _check_same(done: Path, expected: dict[str, Any]) -> None:
-    """What is there is skipped only if its domains, steps, fold, options and configurations are those that are asked for."""
+def _check_same(run: Run, folders: Folders, expected: dict[str, Any]) -> None:
+    """What is there is skipped, or gone on with, only if it was made of these domains and steps, in the same way."""
+    done = folders.done(run)
+    if not done.is_file():
+        check_settings(folders.runs / run.name, expected, MEND)
+        return
     found = json.loads(done.read_text(encoding="utf-8"))
-    mend = "give other --runs-dir and --results-dir, or move it away"
     if missing := [name for name in expected if name not in found]:
-        raise InputError(f"{done}: was made by an older version, which did not note its {missing[0]}; {mend} to run it again")
+        raise InputError(f"{done}: was made by an older version, which did not note its {missing[0]}; {MEND}")
     if found["domains"] != expected["domains"]:
         there, asked = (", ".join(each["domains"]) for each in (found, expected))
-        raise InputError(f"{done}: is of other domains ({there}, not {asked}); {mend}")
+        raise InputError(f"{done}: is of other domains ({there}, not {asked}); {MEND}")
     if (found["steps"], found["fold"]) != (expected["steps"], expected["fold"]):
         there, asked = (f"{each['steps']} steps on fold {each['fold']}" for each in (found, expected))
-        raise InputError(f"{done}: is of {there}, not {asked}; {mend}")
+        raise InputError(f"{done}: is of {there}, not {asked}; {MEND}")
     if found["options"] != expected["options"]:
         there, asked = (" ".join(each["options"]) or "none" for each in (found, expected))
-        raise InputError(f"{done}: was made with other options ({there}, not {asked}); {mend}")
-    if found["configs"] != expected["configs"]:
-        raise InputError(f"{done}: the bundle's configurations have changed since it was made; {mend}")
+        raise InputError(f"{done}: was made with other options ({there}, not {asked}); {MEND}")
+    for key, what in (("configurations", "the bundle's configurations"), ("descriptions", "the descriptions of its domains")):
+        if found[key] != expected[key]:
+            raise InputError(f"{done}: {what} have changed since it was made; {MEND}")
 
 
 def _score(run: Run, name: str, folders: Folders, dataset: str, fold: int) -> dict[str, Any]:

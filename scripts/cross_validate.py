@@ -30,12 +30,14 @@ from rich.table import Table
 
 from custom_components.errors import InputError
 from custom_components.experiments.running import bundle_command, configs_sha256, run_logged, split_options
+from custom_components.experiments.settings import check_settings, note_settings
 
 # Overrides of the training that make another network, and what an evaluation needs to make the same.
-NETWORK_OF = {"original_recipe.json": "original_network.json"}
+NETWORK_OF = {"original_recipe.json": "original_network.json", "adapt.json": "from_universal.json"}
 
-# Settings that are hashes, and what is said where they differ.
-HASHED = {"configurations": "the bundle's configurations have changed since", "cases": "the data set has other cases"}
+OF_FOLDS = {"config_file", "bundle_root", "dataset_dir", "fold", "folds", "ckpt_dir", "output_dir"}
+"""What is this script's to say, and not --option's."""
+MEND = "give another --runs-dir, or move it away"
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -63,7 +65,8 @@ def cross_validate(
         files = [bundle / "configs" / name for name in ("train.json", *(config or []))]
         if missing := [file for file in files if not file.is_file()]:
             raise InputError(f"{missing[0]}: no such file; --config names files in the bundle's configs")
-        extra = split_options(option or [])
+        _check_networks(files[1:])
+        extra = split_options(option or [], OF_FOLDS)
         settings = {
             "bundle": bundle.resolve().name,
             "configurations": configs_sha256(bundle),
@@ -73,13 +76,15 @@ def cross_validate(
             "configs": [file.name for file in files],
             "options": extra,
         }
+        for number in numbers:  # all of them, before the first is trained
+            check_settings(runs_dir / f"fold{number}", settings, MEND)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress, ThreadPoolExecutor(processes) as pool:
             task = progress.add_task("folds", total=len(numbers))
 
             def one(number: int) -> dict[str, Any]:
                 folder = runs_dir / f"fold{number}"
-                _check_same(folder, settings)
+                note_settings(folder, settings)
                 report = _fold(bundle, dataset_dir, folder, number, folds, files, extra)
                 progress.advance(task)
                 return report
@@ -89,6 +94,22 @@ def cross_validate(
     except InputError as error:
         console.print(f"Error: {' '.join(str(error).split())}", style="red")
         raise typer.Exit(1) from None
+
+
+def _check_networks(overrides: list[Path]) -> None:
+    """An override that makes another network has one for the evaluation, or the fold would be trained and never scored."""
+    for path in overrides:
+        if path.name in NETWORK_OF:
+            continue
+        try:
+            keys = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: is not valid JSON ({error})") from None
+        if other := [key for key in keys if key.split("#")[0] == "network_def"]:
+            raise InputError(
+                f"{path}: makes another network ({other[0]}), of which the evaluation would not know; give that as "
+                f"--option '--{other[0]} VALUE', which both get"
+            )
 
 
 def _check_folds(dataset_dir: Path, numbers: list[int], folds: str) -> None:
@@ -125,32 +146,14 @@ def _fold(
         train = {"config_file": files, **common, "output_dir": folder / "training"}
         run_logged(bundle_command(train, extra), folder / "train.log")
         # Written beside the scores of other runs, and renamed by the evaluation itself.
+        if any(file.name == "adapt.json" for file in files):  # its trunk is beside it, whichever it was trained on
+            common["trunk"] = folder / "models" / "trunk.safetensors"
         networks = [bundle / "configs" / NETWORK_OF[file.name] for file in files if file.name in NETWORK_OF]
         evaluate = {"config_file": [bundle / "configs" / "evaluate.json", *networks], **common, "output_dir": folder}
         same = [part for pair in _pairs(extra) if pair[0].startswith(("--network_def", "--domain")) for part in pair]
         run_logged(bundle_command(evaluate, same), folder / "evaluate.log")
     report: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
     return report
-
-
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """What an earlier call left is used, or gone on with, only if it was asked for in the same words, of the same things."""
-    from custom_components.atomic import atomic_path
-
-    path = folder / "settings.json"
-    mend = "give another --runs-dir, or move it away"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if missing := [key for key in settings if key not in found]:
-            raise InputError(f"{path}: does not say of what {missing[0]} it was made, as an older version wrote it; {mend}")
-        if differing := [key for key, value in settings.items() if found[key] != value]:
-            told = ", ".join(HASHED.get(key) or f"{key} {found[key]} there, {settings[key]} here" for key in differing)
-            raise InputError(f"{folder}: was run with other settings ({told}); {mend}")
-    elif (folder / "scores.json").is_file():
-        raise InputError(f"{folder}: has scores, and no settings.json that says of what; {mend}")
-    else:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _pairs(options: list[str]) -> list[tuple[str, str]]:

@@ -93,6 +93,7 @@ def new_domain(
         if not dry_run:
             _check_free(name, target)
         from custom_components.data import read_dataset
+        from custom_components.data.agreement import check_agreement
         from custom_components.planning import facts_of, parse_merges, parse_overrides, plan_domain
         from custom_components.planning.classes import check_merges, plan_modality
 
@@ -113,6 +114,7 @@ def new_domain(
             stray=stray.value,
             overrides=overrides,
         )
+        check_agreement(plan.domain, dataset)  # what --set says can contradict dataset.json
         size = _network_size(plan.domain)
         console.print(_table(plan))
         console.print(size)

@@ -65,9 +65,10 @@ def prove(
             errors.print(f"  {difference}", style="red")
         raise typer.Exit(1)
     added = f"; added: {', '.join(proof['added'])}" if proof["added"] else ""
-    console.print(
-        f"Unchanged, to the bit: trunk, {', '.join(proof['domains'])} ({compared} outputs compared){added}", style="green"
-    )
+    looked_at = f"trunk, {', '.join(proof['domains'])} ({compared} outputs compared)"
+    if not proof["domains"]:
+        looked_at = "the trunk; every domain was left out (--trained), and no output was compared"
+    console.print(f"Unchanged, to the bit: {looked_at}{added}", style="green")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from rich.console import Console
 from custom_components.atomic import atomic_path
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.experiments.results import read_results
 from custom_components.experiments.results_figure import draw_results
-from custom_components.experiments.results_page import read_results, results_page
+from custom_components.experiments.results_page import results_page
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

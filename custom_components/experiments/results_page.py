@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,39 +13,11 @@ from custom_components.errors import InputError
 from custom_components.experiments.parameters import count_parameters
 from custom_components.experiments.setups import SETUPS
 
-__all__ = ["PUBLISHED", "paired_difference", "read_results", "results_page"]
+__all__ = ["PUBLISHED", "paired_difference", "results_page"]
 
 RESAMPLES = 10_000
 PUBLISHED = ("heart_mri", "liver_ct", "hippocampus_mri", "prostate_mri", "pancreas_ct")
 """The domains of the paper."""
-FIELDS = {"run", "setup", "domains", "steps_per_domain", "parameters", "scores", "command"}
-NOTED = {"fold", "options", "configs"}
-"""Fields without which results cannot be told to be of one kind; older versions of ``compare_setups.py`` did not write them."""
-
-
-def read_results(folder: str | Path) -> list[dict[str, Any]]:
-    """The results of a folder and of those in it (one for each budget), sorted by path.
-
-    Raises:
-        InputError: there are none, or a file is no result of ``compare_setups.py``, or one of an older version of it.
-    """
-    results = []
-    for path in sorted(Path(folder).rglob("*.json")):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: is not valid JSON ({error}); run scripts/compare_setups.py again") from None
-        if not isinstance(values, dict) or not values.keys() >= FIELDS or values["setup"] not in SETUPS:
-            raise InputError(f"{path}: is no result of scripts/compare_setups.py; take it out of the folder")
-        if missing := sorted(NOTED - values.keys()):
-            raise InputError(
-                f"{path}: was made by an older version of scripts/compare_setups.py, which did not note {_listed(missing)}; run "
-                "it again, or take it out of the folder"
-            )
-        results.append(values)
-    if not results:
-        raise InputError(f"{folder}: has no results; make them with scripts/compare_setups.py")
-    return results
 
 
 def results_page(
@@ -57,7 +28,7 @@ def results_page(
     Results of different numbers of steps per domain are not compared: each budget has tables of its own.
 
     Args:
-        results: as `read_results` gives them.
+        results: as `custom_components.experiments.results.read_results` gives them.
         described: name to domain, of those in the results and those of the paper.
         notes: Markdown of whoever made the runs, such as how their settings were found; stands after the introduction.
         figure: address of `draw_results`'s picture, as seen from the page.
@@ -71,10 +42,12 @@ def results_page(
     seen = [(r["run"], r["steps_per_domain"]) for r in results]
     if doubled := [pair for pair in seen if seen.count(pair) > 1]:
         raise InputError(f"two results of {doubled[0][0]} at {doubled[0][1]} steps per domain; keep one")
-    for key, what in (("options", "other options"), ("configs", "other configurations of the bundle")):
-        differ = {json.dumps(r[key]) for r in results}
-        if len(differ) > 1:
+    for key, what in (("options", "other options"), ("configurations", "other configurations of the bundle")):
+        if len({json.dumps(r[key]) for r in results}) > 1:
             raise InputError(f"results of trainings with {what} cannot stand in one table; keep one kind")
+    described_as = {pair for r in results for pair in r["descriptions"].items()}
+    if len(described_as) > len(dict(described_as)):
+        raise InputError("results of trainings with other descriptions of a domain cannot stand in one table; keep one kind")
     options: list[str] = results[0]["options"]
     setups = [name for name in SETUPS if any(r["setup"] == name for r in results)]
     domains = list(dict.fromkeys(d for r in results for d in r["scores"]))

@@ -15,6 +15,7 @@ from custom_components.planning.components import plan_components
 from custom_components.planning.decisions import Decision, Decisions, Overrides, nested, overridden
 from custom_components.planning.facts import DatasetFacts
 from custom_components.planning.geometry import (
+    SMALLEST_MAP,
     SMALLEST_PATCH,
     Size3,
     Spacing3,
@@ -124,6 +125,10 @@ def _geometry(facts: DatasetFacts, patch_voxels: int, max_steps: int, overrides:
     levels = plan_levels(spacing, patch, max_steps)
     strides, kernels = (overridden(field, overrides) for field in ("strides", "kernel_sizes"))
     strides = strides or levels.strides
+    if not strides:  # of the planned patch there always are some
+        raise InputError(
+            f"--set patch_size={list(patch)}: no axis has the {2 * SMALLEST_MAP} voxels that a halving needs; give a larger one"
+        )
     left = _cropped_share(facts, shapes)
     return {
         "crop_margin": Decision(margin, f"the original's; the non-zero box with it leaves {100 * left:.3g} % of a median image"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite import distributed as idist
 from ignite.engine import Events
+from monai.engines.evaluator import Evaluator
 from monai.engines.workflow import Workflow
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,13 +39,14 @@ class Resume:
     The file holds weights, optimizer, schedule, epoch, best score and the seconds that the training took so far. Random
     states are not in it: every random number of an epoch follows from the seed and the epoch (`SeededDraws`, `EpochSeed`).
     List it after the trainer's handlers that change the state (schedule, validation), so that what it saves is the state at
-    the end of the epoch.
+    the end of the epoch. The last epoch is validated here if no handler did: a training that is shorter than the interval
+    between validations would otherwise end without any weights.
 
     Args:
         path: the checkpoint. Written under a temporary name and then renamed: a kill leaves the previous one.
         objects: what to save and restore, by name; each has ``state_dict`` and ``load_state_dict``.
         settings: what a continued training must have in common with the stopped one.
-        evaluator: the validation engine, whose best score is kept.
+        evaluator: the validation engine, whose best score is kept; it runs once more after the last epoch if need be.
         resume: true, continue from ``path`` if it is there; false, start anew and replace it. The words do as well, in any
             case: a command line gives them as text.
         interval: epochs between checkpoints; the last epoch is always written.
@@ -58,7 +60,7 @@ class Resume:
         path: str | Path,
         objects: Mapping[str, Any],
         settings: Mapping[str, Any],
-        evaluator: Workflow | None = None,
+        evaluator: Evaluator | None = None,
         resume: bool | str = True,
         interval: int = 1,
     ) -> None:
@@ -144,6 +146,8 @@ class Resume:
 
     def save(self, engine: Workflow) -> None:
         last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs
+        if last and self.evaluator is not None and self.evaluator.state.epoch != engine.state.epoch:
+            self.evaluator.run(engine.state.epoch)
         if idist.get_rank() != 0 or (engine.state.epoch % self.interval and not last):
             return
         best = self.evaluator.state if self.evaluator is not None else None

@@ -82,6 +82,9 @@ class DomainSets(Mapping[str, DomainSet]):
     ) -> None:
         if not domains:
             raise InputError("domains: name at least one domain to train")
+        letters = [Path(path).stem for path in domains]
+        if len(letters) > 1 and all(len(letter) == 1 for letter in letters):  # a text, which a configuration goes through so
+            raise InputError(f"domains: '{''.join(letters)}' is no list; give --domains \"['{''.join(letters)}']\"")
         if shape is not None and not isinstance(shape, NetworkShape):
             try:
                 shape = NetworkShape.model_validate(dict(shape))

@@ -206,12 +206,14 @@ def _put(bundle: Path, file: Path, header: AdapterHeader, tensors: Mapping[str, 
         raise WeightsError(f"{file}: does not fit the bundle ({error})") from None
     check_state(network.adapter_state(given.name), tensors, str(file))
     network.load_state_dict(dict(tensors), strict=False)
+    described = text.exists() and find_domain(bundle, given.name) == given  # then it stays as somebody wrote it
     # Left in reverse: the adapter first, which alone changes no other domain, and model.pt last.
     with ExitStack() as places:
         write_tensors(places.enter_context(atomic_path(models / MODEL_FILE)), network.state_dict())
-        places.enter_context(atomic_path(text)).write_text(given.to_json() + "\n", encoding="utf-8")
+        if not described:
+            places.enter_context(atomic_path(text)).write_text(given.to_json() + "\n", encoding="utf-8")
         write_tensors(places.enter_context(atomic_path(target)), tensors, header.to_json())
-        if text.exists() and find_domain(bundle, given.name) != given:
+        if text.exists() and not described:
             # Of the adapter that is replaced, and may not fit the new one. Until the new text is there, headers say what it does.
             text.unlink()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def prove_unchanged(
     names = [name for name in old.adapters if name not in trained]
     if unknown := sorted(set(trained) - set(old.adapters)):
         raise WeightsError(f"{before}: has no domain {', '.join(unknown)}; it has {', '.join(old.adapters)}")
-    images = _images(inputs)
+    images = _images(inputs, before, old.adapters)
     differences = list(new.faults)
     notes: list[str] = []
     if missing := [name for name in names if name not in new.adapters]:
@@ -85,6 +85,8 @@ def prove_unchanged(
         differences.append(f"{after}: cannot be loaded: {error}")
     else:
         differences += _whole(new.models / MODEL_FILE, new_network)
+    if (old.models / MODEL_FILE).is_file() and not (new.models / MODEL_FILE).is_file():
+        notes.append(f"{MODEL_FILE}: was there before and is missing; MONAI's own tools would need it")
     domains = {}
     for name in names:
         if advance is not None:
@@ -96,6 +98,8 @@ def prove_unchanged(
             differences += _described(name, old.domains[name], new.domains[name], notes)
         own = (new_network, new.domains[name]) if new_network is not None and name in new_network.domains else None
         given = images.get(name, images.get("", []))
+        if inputs is not None and not given:
+            notes.append(f"{name}: has no image in {inputs}; a random volume was compared")
         domain = old.domains[name]
         shape = old_network.config["domains"][name]
         if domain is None and own is not None and own[1] is not None and own[1].network.items() <= shape.items():
@@ -229,6 +233,8 @@ def _outputs(
     if domain is None:
         return outputs
     given = [(str(image), loaded) for image in images if (loaded := _loaded(image, domain, notes)) is not None]
+    if images and not given:
+        notes.append(f"{name}: none of its inputs can be used; a random volume was compared")
     for what, image in given or [_generated(domain, size)]:
         found = {"input": what}
         for side, state in (("before", before), ("after", after)):
@@ -278,14 +284,20 @@ def _generated(domain: Domain, size: Sequence[int]) -> tuple[str, MetaTensor]:
     return f"random volume {'×'.join(map(str, shape))}", MetaTensor(smooth.permute(0, 3, 2, 1).contiguous(), affine=affine)
 
 
-def _images(inputs: str | Path | None) -> dict[str, list[Any]]:
+def _images(inputs: str | Path | None, before: str | Path, domains: Collection[str]) -> dict[str, list[Any]]:
     """Domain to its images; those of all domains under the empty name."""
     if inputs is None:
         return {}
     folder = Path(inputs)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of images, or of one folder of images per domain")
-    found = {sub.name: find_images(str(sub)) for sub in sorted(folder.iterdir()) if sub.is_dir() and any(sub.iterdir())}
+    folders = {sub.name: sub for sub in sorted(folder.iterdir()) if sub.is_dir() and any(sub.iterdir())}
+    if unknown := [sub for name, sub in folders.items() if name not in domains]:
+        raise InputError(
+            f"{unknown[0]}: is named like no domain of {before}, which has {', '.join(domains)}; a folder of images in "
+            f"{folder} has the name of its domain"
+        )
+    found = {name: find_images(str(sub)) for name, sub in folders.items()}
     if any(path.is_file() for path in folder.iterdir()):
         found[""] = find_images(str(folder))
     if not any(found.values()):

@@ -235,6 +235,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
     cases: list[tuple[dict[str, Any], str]] = [
         ({"domains": [first, first]}, "named 'alpha' is in this training already"),
         ({"domains": []}, "at least one domain"),
+        ({"domains": "cardiac_mri"}, "'cardiac_mri' is no list; give --domains"),
         ({"dataset_dirs": {"alpha": folders["alpha"]}}, "no folder for domain 'beta'"),
         ({"domains": [first, str(tmp_path / "none.json")]}, "cannot be read"),
         ({"folds": str(_absent_cases(tmp_path))}, "cases that"),

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from custom_components.domain import Domain
 from custom_components.errors import InputError
+from custom_components.experiments.results import read_results
 from custom_components.experiments.results_figure import COLOURS, draw_results
-from custom_components.experiments.results_page import paired_difference, read_results, results_page
+from custom_components.experiments.results_page import paired_difference, results_page
 from custom_components.training import summarise
 from scripts.results_page import app
 
@@ -35,7 +36,8 @@ def result(run: str, setup: str, scores: dict[str, Any], steps: int = 100) -> di
         "domains": list(scores),
         "fold": 0,
         "options": [],
-        "configs": "1a",
+        "configurations": "1a",
+        "descriptions": {},
         "steps_per_domain": steps,
         "training_seconds": 1800.0,
         "parameters": {"trunk": 1000, **dict.fromkeys(scores, 250)},
@@ -127,7 +129,7 @@ def test_other_budgets_do_not_stand_in_one_table(results: list[dict[str, Any]], 
 def test_what_cannot_be_compared_is_refused(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
     with pytest.raises(InputError, match="two results of universal at 100 steps"):
         results_page([*results, results[0]], described)
-    for key, one, other in (("options", [], ["--lr", "0.1"]), ("configs", "1a", "2b")):
+    for key, one, other in (("options", [], ["--lr", "0.1"]), ("configurations", "1a", "2b")):
         mixed = [{**results[0], key: one}, {**results[1], key: other}]
         with pytest.raises(InputError, match=f"other {key[:6]}"):
             results_page(mixed, described)
@@ -157,7 +159,7 @@ def test_the_script_writes_the_page_and_refuses_other_files(
     assert notes in output.read_text().split("## Dice,")[0]
     assert "(RESULTS.png)" in output.read_text()
     before = output.read_text()
-    for key in ("fold", "options", "configs"):
+    for key in ("fold", "options", "configurations", "descriptions"):
         old = {name: value for name, value in results[0].items() if name != key}
         (folder / "universal.json").write_text(json.dumps(old))
         refused = CliRunner().invoke(app, call)
@@ -165,6 +167,19 @@ def test_the_script_writes_the_page_and_refuses_other_files(
         assert f"universal.json: was made by an older version of scripts/compare_setups.py, which did not note {key};" in (
             refused.output
         )
+    for broken, told in (
+        ({"scores": {}}, "universal.json: scores: "),
+        ({"scores": []}, "universal.json: scores: "),
+        ({"scores": {"liver_ct": {"summary": {}, "cases": {"a": {}}, "made": MADE}}}, "liver_ct: Value error, has no mean"),
+        ({"parameters": {}}, "parameters: has no heart_mri"),
+        ({"setup": []}, "is no result of scripts/compare_setups.py"),
+        ({"fold": "0"}, "universal.json: fold: "),
+        ({"options": None}, "universal.json: options: "),
+    ):
+        (folder / "universal.json").write_text(json.dumps({**results[0], **broken}))
+        refused = CliRunner().invoke(app, call)
+        assert (refused.exit_code, "Error" in refused.output) == (1, True)
+        assert told in " ".join(refused.output.split())
     (folder / "universal.json").write_text(json.dumps(results[0]))
     (folder / "scores.json").write_text("{}")
     refused = CliRunner().invoke(app, call)

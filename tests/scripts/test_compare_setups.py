@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from custom_components.data import datalist
 from custom_components.experiments import setups
-from custom_components.experiments.running import configs_sha256
+from custom_components.experiments.running import configs_sha256, descriptions_sha256
 from custom_components.experiments.setups import Run
 from custom_components.weights import load_network
 from scripts import compare_setups
@@ -83,6 +83,17 @@ def test_every_domain_gets_a_result_and_what_is_done_is_not_done_again(own_bundl
         other = compare(bundle, data, tmp_path, "--setups", "independent")
         assert other.exit_code == 1
         assert "configurations have changed" in other.output
+    with changed(bundle / "configs" / "domains" / "beta.json", '"organ": "', '"organ": "other '):
+        other = compare(bundle, data, tmp_path, "--setups", "independent")
+        assert other.exit_code == 1
+        assert "independent_beta.json: the descriptions of its domains have changed" in other.output
+        assert "skipped" not in other.output  # all are looked at before the first is begun
+    # A result that was moved away leaves the run's folder, which was trained in the old way.
+    (tmp_path / "results" / "independent_beta.json").rename(tmp_path / "beta.json")
+    other = compare(bundle, data, tmp_path, "--setups", "independent", "--only", "independent_beta", "--option", "--lr 0.001")
+    assert other.exit_code == 1
+    assert "was run with other settings (options [] there, ['--lr', '0.001'] here)" in other.output
+    assert "move it and the run's folder away" in other.output
     assert logs == {path: path.read_text() for path in (tmp_path / "runs").glob("*/*.log")}
 
 
@@ -132,6 +143,25 @@ def test_a_run_that_fails_names_its_log_and_leaves_no_result(own_bundle: tuple[P
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    "option", ["--fold 1", "--val_interval 1", "--sets#fold 1", "--domains ['alpha']", "--folds five", "--steps_per_domain 9"]
+)
+def test_an_option_cannot_say_otherwise_than_the_script(own_bundle: tuple[Path, Path], tmp_path: Path, option: str) -> None:
+    """It would win: a network would be trained on the cases that judge it, under a result that says fold 0."""
+    bundle, data = own_bundle
+    result = compare(bundle, data, tmp_path, "--option", option)
+    assert result.exit_code == 1
+    assert f"--option '{option}': this script itself says" in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_set_up_is_an_error(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = own_bundle
+    result = compare(bundle, data, tmp_path, "--setups", "")
+    assert result.exit_code == 1
+    assert "--setups: names none" in result.output
+
+
 def test_missing_data_are_named_before_anything_starts(own_bundle: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, _ = own_bundle
     result = compare(bundle, tmp_path, tmp_path / "out")
@@ -171,7 +201,14 @@ def test_results_that_do_not_say_how_they_were_made_are_not_taken_for_these(
     own_bundle: tuple[Path, Path], tmp_path: Path
 ) -> None:
     bundle, data = own_bundle
-    made = {"domains": ["alpha"], "steps": 1, "fold": 0, "options": [], "configs": configs_sha256(bundle)}
+    made = {
+        "domains": ["alpha"],
+        "steps": 1,
+        "fold": 0,
+        "options": [],
+        "configurations": configs_sha256(bundle),
+        "descriptions": descriptions_sha256(bundle, ["alpha"]),
+    }
     path = tmp_path / "results" / "independent_alpha.json"
     path.parent.mkdir()
 

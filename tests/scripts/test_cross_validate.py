@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from typer.testing import CliRunner, Result
 
 from custom_components.data import datalist
+from custom_components.weights import load_network
 from scripts import cross_validate
 from scripts.cross_validate import app
 from tests.bundles.training_runs import small_domain
@@ -63,12 +64,19 @@ def test_cases_of_all_folds_are_pooled_and_what_is_done_stays(small: Path, phant
     assert {path: path.read_bytes() for path in tmp_path.glob("fold*/*.log")} == logs
 
 
-def test_what_cannot_run_is_said_before_anything_is_trained(small: Path, phantom_data: Path, tmp_path: Path) -> None:
+def test_what_cannot_run_is_said_before_anything_is_trained(
+    small: Path, phantom_data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    wider = small / "configs" / "wider.json"
+    wider.write_text(json.dumps({"network_def#channels": [8, 8, 16, 16]}))
+    request.addfinalizer(wider.unlink)
     for arguments, words in (
         ((small, phantom_data, "--fold", "7"), "no fold 7"),
         ((small / "configs", phantom_data), "has no configs/train.json"),
         ((small, tmp_path / "nothing"), "no such folder"),
         ((small, phantom_data, "--config", "other.json"), "other.json: no such file"),
+        ((small, phantom_data, "--option", "--fold 2"), "--option '--fold 2': this script itself says what fold is"),
+        ((small, phantom_data, "--config", "wider.json"), "makes another network (network_def#channels)"),
         ((small, phantom_data, "--option", "--lr=0.1"), "--option '--lr=0.1': must be a name and a value"),
     ):
         bundle, data, *options = arguments
@@ -97,6 +105,34 @@ def test_the_recipes_network_is_also_the_one_that_is_scored(
         assert result.exit_code == 0, result.output
         trained, scored = networks["train.log"].state_dict(), networks["evaluate.log"].state_dict()
         assert {key: value.shape for key, value in trained.items()} == {key: value.shape for key, value in scored.items()}
+
+
+def test_an_adapter_is_scored_on_the_trunk_that_it_was_trained_on(
+    small: Path, phantom_data: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trained = tmp_path_factory.mktemp("trained")
+    assert run(small, phantom_data, trained, "--fold", "0").exit_code == 0
+    trunk = trained / "fold0" / "models" / "trunk.safetensors"
+    options = ["--config", "adapt.json", "--option", f"--trunk {trunk}", "--option", "--warm_start mean"]
+    result = run(small, phantom_data, tmp_path / "adapted", "--fold", "1", *options)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "adapted" / "scores.json").read_text())
+    assert report["cases"].keys() == {case["case"] for case in datalist(phantom_data, "validation", 1)}
+    there, here = (load_network(folder / "models") for folder in (trained / "fold0", tmp_path / "adapted" / "fold1"))
+    assert there.trunk_fingerprint() == here.trunk_fingerprint()
+
+
+def test_all_folds_are_looked_at_before_the_first_is_trained(
+    small: Path, phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[Path] = []
+    monkeypatch.setattr(cross_validate, "run_logged", lambda command, log: logs.append(log))
+    (tmp_path / "fold1").mkdir()
+    (tmp_path / "fold1" / "settings.json").write_text("{}")
+    result = run(small, phantom_data, tmp_path, "--fold", "0", "--fold", "1")
+    assert result.exit_code == 1
+    assert "fold1" in result.output
+    assert not logs
 
 
 def test_scores_of_another_bundle_or_data_set_are_not_taken_for_these(

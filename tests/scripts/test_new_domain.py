@@ -159,6 +159,8 @@ def test_help_teaches(script: ModuleType) -> None:
         (["--name", "hippocampus_mri"], "is a bundle of that domain already"),
         (["--name", "a_mri", "--set", "spacing"], "FIELD=VALUE"),
         (["--name", "a_mri", "--set", "spacing=[1,2]"], "--set spacing"),
+        (["--name", "a_mri", "--set", "patch_size=[4,4,4]"], "no axis has the 8 voxels that a halving needs"),
+        (["--name", "a_mri", "--set", 'channels=["T1","T2"]'], "correct 'channels' of the description"),
         (["--name", "a_mri", "--merge", "2"], "FROM:INTO"),
         (["--name", "a_mri", "--merge", "2:9"], "names no label 9"),
     ],

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Events
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
 from torch import nn
 
 from custom_components.domain import Domain
@@ -64,6 +65,19 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert torch.equal(whole.weights, parts.weights)
     assert parts.trainer.state.iteration == 12
     assert torch.load(tmp_path / "parts.pt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.parametrize(("interval", "epochs", "validated"), [(2, 3, [2, 3]), (9, 2, [2]), (1, 2, [1, 2])])
+def test_the_last_epoch_is_always_validated(tmp_path: Path, interval: int, epochs: int, validated: list[int]) -> None:
+    """Weights are written by the validation: a training shorter than the interval would end without any."""
+    setting = Setting(tmp_path / "unused.pt", epochs)
+    evaluator = SupervisedEvaluator("cpu", [{"image": torch.ones(1, 4), "label": torch.ones(1, 2)}], setting.network)
+    done: list[int] = []
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: done.append(engine.state.epoch))
+    ValidationHandler(interval, evaluator).attach(setting.trainer)
+    Resume(tmp_path / "last.pt", {}, {}, evaluator=evaluator).attach(setting.trainer)
+    setting.run()
+    assert done == validated
 
 
 def test_without_resume_a_training_starts_anew(tmp_path: Path) -> None:

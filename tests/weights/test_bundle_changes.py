@@ -1,5 +1,6 @@
 """Adapters move between bundles whole or not at all, and never disturb each other."""
 
+import json
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from custom_components.errors import InputError
 from custom_components.networks import U2Net, fingerprint
 from custom_components.weights import WeightsError, load_network, load_state, save_bundle_weights
 from custom_components.weights.bundle_changes import export_adapter, import_adapter, remove_adapter, replace_adapter
-from custom_components.weights.bundle_files import check_bundle, find_domain, list_adapters
+from custom_components.weights.bundle_files import check_bundle, description_path, find_domain, list_adapters
 from tests.weights.bundles import bundle_of, domain
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,12 @@ def test_an_exported_file_is_enough(bundle: Path, tmp_path: Path) -> None:
     import_adapter(file, target)
     assert find_domain(target, "liver_ct") == LIVER
     assert weights(target) == weights(bundle)
+    # Imported once more, it says the same: the description stays as somebody wrote it.
+    text = description_path(target, "liver_ct")
+    text.write_text(json.dumps(json.loads(text.read_text())))
+    before = text.read_bytes()
+    import_adapter(file, target)
+    assert text.read_bytes() == before
 
 
 def test_a_file_without_description_needs_one(bundle: Path, shared: Path, tmp_path: Path) -> None:

@@ -215,6 +215,12 @@ def test_given_images(states: tuple[Path, Path], tmp_path: Path) -> None:
     assert [o["input"][:13] for o in outputs["liver_ct"]["outputs"][2:]] == ["random volume"]
     with pytest.raises(InputError, match="no such folder"):
         prove_unchanged(before, after, tmp_path / "none")
+    (tmp_path / "images" / "b.nii.gz").unlink()
+    notes = prove_unchanged(before, after, tmp_path / "images")["notes"]
+    assert notes == [f"liver_ct: has no image in {tmp_path / 'images'}; a random volume was compared"]
+    (tmp_path / "images" / "heart_mri").rename(tmp_path / "images" / "heart")
+    with pytest.raises(InputError, match=r"heart: is named like no domain of .*, which has heart_mri, liver_ct"):
+        prove_unchanged(before, after, tmp_path / "images")
 
 
 def test_one_folder_for_both_proves_nothing(states: tuple[Path, Path], tmp_path: Path) -> None:
@@ -222,8 +228,10 @@ def test_one_folder_for_both_proves_nothing(states: tuple[Path, Path], tmp_path:
     for same in (states[1], states[1] / "models", tmp_path / "link"):
         with pytest.raises(InputError, match="are one folder; give a copy"):
             prove_unchanged(same, states[1])
-    (states[1] / "models" / "model.pt").unlink()  # nothing reads what is not there
-    assert prove_unchanged(*states)["verdict"] == "unchanged"
+    (states[1] / "models" / "model.pt").unlink()  # trunk and adapters are what counts
+    proof = prove_unchanged(*states)
+    assert proof["verdict"] == "unchanged"
+    assert proof["notes"] == ["model.pt: was there before and is missing; MONAI's own tools would need it"]
 
 
 def test_no_bundle(states: tuple[Path, Path], tmp_path: Path) -> None:
@@ -237,11 +245,11 @@ def test_no_bundle(states: tuple[Path, Path], tmp_path: Path) -> None:
 def test_the_command(states: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = states
 
-    def run() -> subprocess.CompletedProcess[str]:
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "scripts" / "prove_unchanged.py"), str(before), str(after)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         options = ["--output-file", str(tmp_path / "proof.json")]
-        return subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
+        return subprocess.run([*command, *options, *more], capture_output=True, text=True, env=environment, check=False)
 
     done = run()
     assert done.returncode == 0, done.stderr
@@ -249,6 +257,8 @@ def test_the_command(states: tuple[Path, Path], tmp_path: Path) -> None:
     proof = json.loads((tmp_path / "proof.json").read_text())
     assert proof["verdict"] == "unchanged" and proof["command"][1] == "scripts/prove_unchanged.py"
     assert {"date", "commit", "cpu", "torch"} <= proof["made"].keys()
+    done = run("--trained", "heart_mri", "--trained", "liver_ct")
+    assert done.returncode == 0 and "the trunk; every domain was left out (--trained), and no output was compared" in done.stdout
     flip(after / "models" / "liver_ct.safetensors", "domains.liver_ct.output.bias", True)
     done = run()
     assert done.returncode == 1 and "CHANGED" in done.stderr and "adapter of liver_ct: tensors 1 changed" in done.stderr
