@@ -39,6 +39,7 @@ class _Made(_Part):
     commit: str | None
     cpu: str
     gpu: str | None
+    threads: int | None = None
 
 
 class _Scores(_Part):

@@ -193,12 +193,14 @@ def _size_table(results: Sequence[Mapping[str, Any]], setups: Sequence[str], bud
         # The adapters of `added` stand on a trunk that is there already.
         total = sum(own) + (0 if setup == "added" else sum(size["trunk"] for size in sizes))
         hours = [_hours([r for r in runs if r["steps_per_domain"] == steps]) for steps in budgets]
-        rows.append([setup, str(len(sizes)), f"{total:,}", f"{min(own):,} … {max(own):,}", *hours])
+        threads = sorted({_made_of(r).get("threads") or 0 for r in runs})
+        told = ", ".join(str(n or "?") for n in threads)
+        rows.append([setup, str(len(sizes)), f"{total:,}", f"{min(own):,} … {max(own):,}", told, *hours])
     times = [f"training, hours, {steps} steps" for steps in budgets]
-    columns = ["set-up", "networks", "parameters, all", "of them a domain's own", *times]
+    columns = ["set-up", "networks", "parameters, all", "of them a domain's own", "threads", *times]
     note = (
-        "`added` counts the adapters alone, and the time of their trainings without that of the trunks. Times are of one thread "
-        "each, on a machine that did other things as well: compare them with care."
+        "`added` counts the adapters alone, and the time of their trainings without that of the trunks. Times are of a machine "
+        "that did other things as well: compare them with care."
     )
     return f"{_table(columns, rows)}\n\n{note}"
 
@@ -232,10 +234,15 @@ def _parameter_table(groups: Mapping[str, Sequence[str]], described: Mapping[str
     return f"{note}\n\n{_table(columns, rows)}"
 
 
+def _made_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    made: Mapping[str, Any] = next(iter(result["scores"].values()))["made"]
+    return made
+
+
 def _made(results: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for result in results:
-        made = next(iter(result["scores"].values()))["made"]
+        made = _made_of(result)
         rows.append(
             [
                 result["run"],

@@ -20,7 +20,7 @@ from custom_components.experiments.results_page import paired_difference, result
 from custom_components.training import summarise
 from scripts.results_page import app
 
-MADE = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "cpu": "a processor", "gpu": None}
+MADE = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "cpu": "a processor", "gpu": None, "threads": 3}
 
 
 def report(seed: int, shift: float, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_every_number_is_that_of_the_cases(results: list[dict[str, Any]], descri
     assert liver == "+0.100 (+0.100 … +0.100)"
     assert heart_difference == "-0.050 (-0.050 … -0.050)"
     assert both == "+0.025"
-    assert re.search(r"\| independent \| 2 \| 2,500 \| 250 … 250 \| 1.0 \|", page)
+    assert re.search(r"\| independent \| 2 \| 2,500 \| 250 … 250 \| 3 \| 1.0 \|", page)
 
 
 def test_what_the_intervals_exclude_is_said(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
@@ -123,7 +123,7 @@ def test_other_budgets_do_not_stand_in_one_table(results: list[dict[str, Any]], 
     assert cells(second, "**liver_ct, mean**")[0].startswith(f"{expected:.3f}")
     assert f"{expected:.3f}" not in first
     assert "no independent networks" in second and "no independent networks" not in first
-    assert cells(page, "universal | 1 |")[-2:] == ["0.5", "0.5"]
+    assert cells(page, "universal | 1 |")[-3:] == ["3", "0.5", "0.5"]
 
 
 def test_what_cannot_be_compared_is_refused(results: list[dict[str, Any]], described: dict[str, Domain]) -> None:
