@@ -187,17 +187,22 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
     # Dice over each patch by itself: over the batch it is no mean of its parts, with any number of processes. The bound is out
     # of reach: gradients of the wrong scale would be brought to the same norm.
     common = {"loss#loss#batch": False, "steps_per_domain": 1, "optimizer#_target_": "torch.optim.SGD", "max_gradient_norm": 1e9}
+    common["max_epochs"] = 1
     one = overrides(universal, domains, tmp_path / "one", batch_sizes=[4, 2], **common)
     workflow(universal, ["train.json"], one).run()
     two = overrides(universal, domains, tmp_path / "two", batch_sizes=[2, 1], **common)
     run_in_two_processes(repository, universal, ["train.json", "multi_gpu_train.json"], two)
     first, second = states(tmp_path / "one"), states(tmp_path / "two")
     start = copy.deepcopy(workflow(universal, ["train.json"], {**one, "resume": False}).network_def.state_dict())
-    assert last(tmp_path / "two")["epoch"] == 2
+    assert last(tmp_path / "two")["epoch"] == 1
     moved = 0
     for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}")
-        moved += not torch.equal(value, start[key])
+        step, difference = (value - start[key]).norm(), (second[key] - value).norm()
+        # Alpha's step is the first, from the very same weights: only the order of sums differs. The next one starts from weights
+        # that differ by that, and grows it. Biases before a norm have no gradient, their steps are rounding alone: hence 1e-6.
+        bound = 1e-5 if key.startswith("domains.alpha.") else 3e-3
+        assert difference < bound * step + 1e-6, f"{key}: {difference} of a step of {step}"
+        moved += bool(step > 1e-6)
     assert moved > len(first) / 2
     scores = [json.loads((tmp_path / run / "out" / "alpha.json").read_text())["cases"] for run in ("one", "two")]
     assert scores[0].keys() == scores[1].keys()
