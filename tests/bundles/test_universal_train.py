@@ -202,6 +202,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
         # that differ by that, and grows it. Biases before a norm have no gradient, their steps are rounding alone: hence 1e-6.
         bound = 1e-5 if key.startswith("domains.alpha.") else 3e-3
         assert difference < bound * step + 1e-6, f"{key}: {difference} of a step of {step}"
+        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}")
         moved += bool(step > 1e-6)
     assert moved > len(first) / 2
     scores = [json.loads((tmp_path / run / "out" / "alpha.json").read_text())["cases"] for run in ("one", "two")]
